@@ -1,0 +1,1 @@
+"""Changes of training signals, before the adapter, within a subject."""

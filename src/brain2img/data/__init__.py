@@ -1,0 +1,1 @@
+"""The prepared study, its splits, normalisation and batches."""

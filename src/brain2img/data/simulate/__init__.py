@@ -1,0 +1,1 @@
+"""Stimuli and recordings with a known answer."""

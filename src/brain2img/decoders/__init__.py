@@ -1,0 +1,1 @@
+"""Brain signals -> embeddings: deep and linear."""

@@ -1,0 +1,1 @@
+"""Trunks shared by all subjects: (B, F, T) -> (B, L, H)."""

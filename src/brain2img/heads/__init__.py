@@ -1,0 +1,1 @@
+"""Hidden states (B, L, H) -> embeddings of one space."""

@@ -1,0 +1,349 @@
+"""The abstract classes a contributor implements.
+
+Shape letters, used in every docstring of the project: ``B`` trials, ``B_s`` trials of one subject, ``C`` channels
+(sensors, voxels, ROIs), ``T`` samples or TRs, ``F`` shared features, ``L`` tokens, ``H`` hidden width, ``D`` embedding
+width, ``K`` subject tokens, ``N`` gallery size. ``F`` and ``T`` are the axes of the encoder's grid, not necessarily
+sensors and time.
+
+Every class that a YAML names has a classmethod ``tiny()`` that returns a ready, small instance: the contract tests run
+on it. A part is one file with one class and one YAML with its ``_target_``; there is no other registry.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from torch import Generator, Tensor, nn
+
+from brain2img.records import BrainBatch, EmbeddingSpec, Features, Grid, SignalSpec, Stimuli
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brain2img.records import Decoded
+
+
+class Study(ABC):
+    """Turns the raw files of one study into a prepared folder."""
+
+    name: str
+    """Name of the study: the folder under ``outputs/prepared`` and the ``study`` of every score."""
+
+    @abstractmethod
+    def prepare(self, raw: Path | None, out: Path) -> None:
+        """Write signals, trials and stimuli into the existing folder `out` through `data.prepared.PreparedWriter`.
+
+        An interrupted call is continued by calling it again on the same `out`.
+
+        Parameters
+        ----------
+        raw
+            Folder or file as the study's authors publish it; None for simulated studies.
+        out
+            Working folder.
+
+        Raises
+        ------
+        ValueError
+            If the raw files are missing, truncated or contradict each other.
+        """
+
+    def raw_id(self, raw: Path | None) -> str:
+        """Return an identity of the raw files that does not depend on where they lie ("" where there are none)."""
+        return ""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return an instance whose `prepare` takes about a second."""
+
+
+class Space(ABC):
+    """A frozen backbone: stimulus -> embedding. Deterministic; never trained here."""
+
+    name: str
+    """Key of the space in the configuration."""
+
+    @abstractmethod
+    def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
+        """Return what `embed` will give for these stimuli (for most spaces, for any stimuli)."""
+
+    @abstractmethod
+    def uid(self) -> str:
+        """Return the identity of weights, transform, layer and dtype."""
+
+    @abstractmethod
+    def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
+        """Return embeddings ``(n, *spec.shape)`` float32 of the given rows of `stimuli`."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class Augmentation(ABC):
+    """Changes training signals before the adapter, within one subject."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """Augment `x`.
+
+        Parameters
+        ----------
+        x
+            ``(B_s, C, T)`` normalised signals of one subject.
+        generator
+            Source of randomness.
+
+        Returns
+        -------
+        x, soft_targets
+            Signals of the same shape, and ``(B_s, B_s)`` row-stochastic weights of each trial's target on the
+            subject's trials (MixCo), or None where every trial keeps its own target.
+        """
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class SubjectAdapter(ABC, nn.Module):
+    """Absorbs what differs between subjects: ``(B_s, C_s, T_s)`` -> grid ``(B_s, F, T)``.
+
+    Constructors take ``(*, specs: Mapping[str, SignalSpec], grid: Grid, ...)``: the first two come from the data and
+    from the encoder, the rest from the YAML.
+    """
+
+    specs: Mapping[str, SignalSpec]
+    grid: Grid
+
+    @abstractmethod
+    def forward(self, x: Tensor, subject: str | None) -> Features:
+        """Map signals of one subject onto the grid.
+
+        Parameters
+        ----------
+        x
+            ``(B_s, C_s, T_s)``.
+        subject
+            Name of the subject; None is the unseen subject: shared parts, a mean, or a ValueError, as the class says.
+        """
+
+    def auxiliary_losses(self, batch: BrainBatch, features: Mapping[str, Features]) -> dict[str, Tensor]:
+        """Return named losses of the adapter itself (reconstruction, cycle); none by default."""
+        return {}
+
+    @abstractmethod
+    def parameters_of(self, subject: str) -> list[nn.Parameter]:
+        """Return the parameters that belong to this subject alone."""
+
+    @abstractmethod
+    def add_subject(self, spec: SignalSpec) -> None:
+        """Add fresh parameters for a new subject."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance for two subjects "sub-01" and "sub-02"."""
+
+
+class Encoder(ABC, nn.Module):
+    """A trunk shared by all subjects: grid ``(B, F, T)`` -> hidden ``(B, L, H)``.
+
+    Constructors take ``(*, specs: Mapping[str, SignalSpec], ...)`` and state `grid` and `hidden`.
+    """
+
+    grid: Grid
+    hidden: tuple[int, int]
+    """``(L, H)`` of the output."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Tensor:
+        """Map ``Features(grid (B, F, T), tokens (B, K, T) or None)`` to ``(B, L, H)``; tokens may be ignored."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class Head(ABC, nn.Module):
+    """Hidden states -> embeddings of one space.
+
+    Constructors take ``(*, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
+    prediction: bool = True, ...)``. Of several heads on one space exactly one has ``prediction=True``.
+    """
+
+    space: str
+    losses: nn.ModuleDict
+    prediction: bool
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
+        """Map `hidden` ``(B, L, H)`` to ``(B, *spec.shape)``; `done` holds the outputs of the heads before it."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class Decoder(ABC):
+    """Brain signals -> embeddings of one or more spaces, deep or linear.
+
+    Constructors take ``(*, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int, ...)``.
+    """
+
+    @abstractmethod
+    def fit(self, data: Any, *, folder: Path) -> None:
+        """Fit on the training split of `data` (a `data.datamodule.BrainData`).
+
+        Parameters
+        ----------
+        data
+            Data of one split.
+        folder
+            Where checkpoints and logs go; an interrupted fit is continued from there.
+        """
+
+    @abstractmethod
+    def predict(self, batch: BrainBatch) -> dict[str, np.ndarray]:
+        """Return space -> ``(B, *shape)`` float32 for the trials of `batch`, in its order."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the fitted decoder into `folder`."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If anything is missing, unexpected or of another shape, with the full list.
+        """
+
+
+class Prior(ABC):
+    """Moves decoded embeddings onto the manifold of the space."""
+
+    @abstractmethod
+    def fit(self, predicted: np.ndarray, true: np.ndarray) -> None:
+        """Fit on out-of-fold predictions ``(n, *shape)`` and the true embeddings ``(n, *shape)``."""
+
+    @abstractmethod
+    def sample(self, predicted: np.ndarray, *, generator: Generator) -> np.ndarray:
+        """Return one sample ``(n, *shape)`` for each prediction ``(n, *shape)``."""
+
+    def training_loss(self, context: Tensor, target: Tensor, *, generator: Generator) -> Tensor:
+        """Return the loss by which a deep decoder trains this prior jointly."""
+        raise ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
+                         "Fit it with the fit_prior stage.")
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the fitted prior into `folder`."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class Reconstructor(ABC):
+    """Embeddings -> images."""
+
+    needs: tuple[str, ...]
+    """Names of the spaces it reads."""
+
+    def fit(self, embeddings: Mapping[str, np.ndarray], images: np.ndarray) -> None:
+        """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; does nothing by default."""
+
+    @abstractmethod
+    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generator: Generator) -> Tensor:
+        """Map space -> ``(B, *shape)`` to images ``(B, 3, h, w)`` in [0, 1]."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class Captioner(ABC):
+    """Embeddings -> text."""
+
+    needs: tuple[str, ...]
+    """Names of the spaces it reads."""
+
+    def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
+        """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; does nothing by default."""
+
+    @abstractmethod
+    def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
+        """Map space -> ``(B, *shape)`` to B captions."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
+class Metric(ABC):
+    """Scores what was decoded for one subject under one condition.
+
+    Attributes
+    ----------
+    names
+        Names of the scores in the `metric` column of `score`, e.g. ("top1", "top5").
+    needs
+        What it reads: names of spaces, "images" (reconstructions) or "captions"; a set of predictions that lacks one
+        of them is not scored by this metric. ("*",) means every space of the predictions, one after the other.
+    higher_is_better, transductive
+        As they say; a transductive score uses the other test queries.
+    proportion
+        True where a value is 0, 1 or a tie's fraction, so that its interval is Wilson's.
+    """
+
+    names: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    higher_is_better: bool = True
+    transductive: bool = False
+    proportion: bool = False
+
+    @abstractmethod
+    def score(self, decoded: Decoded) -> pd.DataFrame:
+        """Score every decoded row.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per decoded row, metric, space and direction: `row` (0..n-1), `metric`, `space` ("" for images),
+            `direction` ("image_from_brain", "brain_from_image" or ""), `gallery` (N or 0), `value`.
+        """
+
+    @abstractmethod
+    def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
+        """Return what a decoder without information scores.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per metric, space and direction: `metric`, `space`, `direction`, `chance`, `chance_kind`
+            ("analytic", or "re-pairing": the mean over 200 random re-pairings of predictions and stimuli).
+        """
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""

@@ -1,0 +1,1 @@
+"""Decoded and true -> one value per row and metric."""

@@ -1,0 +1,1 @@
+"""Decoded embedding -> embedding on the manifold of its space."""

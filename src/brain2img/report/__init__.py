@@ -1,0 +1,1 @@
+"""Grids, tables, figures and the HTML page; reads artifacts only."""

@@ -1,0 +1,1 @@
+"""One function per script; the only code that knows Hydra."""

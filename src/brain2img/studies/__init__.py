@@ -1,0 +1,1 @@
+"""Raw files of one study -> prepared folder."""
