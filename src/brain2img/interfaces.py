@@ -181,6 +181,7 @@ class Head(ABC, nn.Module):
     """
 
     space: str
+    spec: EmbeddingSpec
     losses: nn.ModuleDict
     prediction: bool
 

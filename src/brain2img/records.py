@@ -97,6 +97,9 @@ class SignalSpec:
         what = f"signals of subject {self.subject!r}"
         if self.modality not in MODALITIES:
             raise ValueError(f"{what}: expected a modality of {MODALITIES}, got {self.modality!r}. Correct the study.")
+        if self.n_channels < 1 or self.n_times < 1:
+            raise ValueError(f"{what}: expected channels and samples, got {self.n_channels} and {self.n_times}. "
+                             "Check the raw files: constant channels were left out.")
         for name in ("positions", "ijk", "affine", "noise_ceiling"):
             value = getattr(self, name)
             if value is not None:

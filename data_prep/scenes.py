@@ -1,0 +1,24 @@
+"""The simulated study -> a prepared study; see scenes.md.
+
+    python data_prep/scenes.py
+    python data_prep/scenes.py study=scenes_eeg study.n_subjects=10
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.prepare import prepare
+    from brain2img.stages.run import run
+
+    run(prepare, cfg)
+
+
+if __name__ == "__main__":
+    if not any(argument.startswith("study=") for argument in sys.argv[1:]):
+        sys.argv.insert(1, "study=scenes_fmri")
+    main()

@@ -1,0 +1,20 @@
+"""Predictions and reconstructions -> scores, summary.json, grid.png and report.html under outputs/scores.
+
+    python scripts/evaluate.py experiment=demo
+    python scripts/evaluate.py run=outputs/train/demo/fmri_mindbridge
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.evaluate import evaluate
+    from brain2img.stages.run import run
+
+    run(evaluate, cfg, collective=True)
+
+
+if __name__ == "__main__":
+    main()

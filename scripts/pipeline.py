@@ -1,0 +1,21 @@
+"""All stages of an experiment that are not finished, then the scores and the report.
+
+    python scripts/pipeline.py experiment=demo
+    python scripts/pipeline.py experiment=demo_meg paths.outputs=<folder>
+    python scripts/pipeline.py experiment=digit69 study.raw=<digit69_28x28.mat>
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="pipeline")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.pipeline import pipeline
+    from brain2img.stages.run import run
+
+    run(pipeline, cfg, collective=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""A trained run -> decoded embeddings, with the control conditions, under outputs/predictions.
+
+    python scripts/predict.py run=outputs/train/demo/fmri_mindbridge
+    python scripts/predict.py run=outputs/train/demo/eeg_atm conditions=[decoded,noise]
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.predict import predict
+    from brain2img.stages.run import run
+
+    run(predict, cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Predictions -> images under outputs/reconstructions.
+
+    python scripts/reconstruct.py run=outputs/train/demo/fmri_mindbridge
+    python scripts/reconstruct.py run=outputs/train/demo/eeg_atm reconstructor=nearest_training_image overwrite=true
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="reconstruct")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.reconstruct import reconstruct
+    from brain2img.stages.run import run
+
+    run(reconstruct, cfg)
+
+
+if __name__ == "__main__":
+    main()

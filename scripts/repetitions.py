@@ -1,0 +1,20 @@
+"""Accuracy over the number of averaged repetitions of a test stimulus, under outputs/repetitions.
+
+    python scripts/repetitions.py run=outputs/train/demo/eeg_atm
+    python scripts/repetitions.py experiment=demo/eeg_atm repetition_curve.n_draws=10
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="repetitions")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.repetitions import repetitions
+    from brain2img.stages.run import run
+
+    run(repetitions, cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The data of one split of a prepared study: normalised signals, targets, batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from brain2img.artifacts import EmbeddingCache, write_json, writing
+from brain2img.data.dataset import EpochSampler, ItemDataset, chunks, to_tensor
+from brain2img.data.normalisation import FittedNormalisation, Normalisation
+from brain2img.data.prepared import PreparedStudy
+from brain2img.data.trials import Split, averaged, select_subjects
+from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
+
+NOISE_TRIALS = 2000
+
+
+class BrainData:
+    """Signals and targets of one split.
+
+    Parameters
+    ----------
+    study
+        The prepared study.
+    targets
+        Space -> embeddings of its stimuli; may be empty for predicting.
+    split
+        How trials are divided.
+    normalisation
+        What is done to the signals.
+    subjects
+        Names of the subjects to use; all by default.
+    """
+
+    def __init__(self, study: PreparedStudy, *, targets: Mapping[str, EmbeddingCache], split: Split,
+                 normalisation: Normalisation, subjects: list[str] | None = None) -> None:
+        self.study = study
+        trials = select_subjects(study.trials, subjects, known=study.subjects)
+        self.trials = trials.assign(split=split.assign(trials, what=f"study {study.name}"))
+        self.subjects = [s for s in study.subjects if (trials["subject"] == s).any()]
+        self.normalisers = {s: FittedNormalisation(normalisation, spec=study.specs[s]) for s in self.subjects}
+        self.specs: dict[str, SignalSpec] = {s: n.spec for s, n in self.normalisers.items()}
+        self.targets = dict(targets)
+        self.target_specs: dict[str, EmbeddingSpec] = {name: cache.spec for name, cache in targets.items()}
+        self._sessions = {s: study.trials_of(s)["session"].astype(str).to_numpy() for s in self.subjects}
+        self._signals = {s: study.signals(s) for s in self.subjects}
+        self._target_arrays = {name: cache.array for name, cache in targets.items()}
+        self._target_rows = {name: pd.Series(np.arange(len(ids)), index=ids)
+                             for name, ids in ((n, c.stimulus_ids) for n, c in targets.items())}
+        for cache in targets.values():
+            cache.rows(sorted(set(self.trials["stimulus_id"])))
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the split has validation trials."""
+        return bool((self.trials["split"] == "val").any())
+
+    def fit_normalisation(self) -> None:
+        """Fit every subject's statistics on its training trials."""
+        for subject, normaliser in self.normalisers.items():
+            normaliser.fit(self._signals[subject], self._of(subject, "train"))
+
+    def save_normalisation(self, folder: Path) -> None:
+        """Write the statistics, one file a subject, and their index."""
+        files = {}
+        for i, (subject, normaliser) in enumerate(self.normalisers.items()):
+            files[subject] = f"normalisation_{i}.npz"
+            with writing(folder / files[subject]) as temporary, temporary.open("wb") as file:
+                np.savez(file, **normaliser.state)
+        write_json(folder / "normalisation.json", files)
+
+    def load_normalisation(self, folder: Path) -> None:
+        """Read what `save_normalisation` wrote.
+
+        Raises
+        ------
+        ValueError
+            If a subject is missing there or its channels differ.
+        """
+        files = json.loads((folder / "normalisation.json").read_text())
+        for subject, normaliser in self.normalisers.items():
+            if subject not in files:
+                raise ValueError(f"run {folder}: expected one trained with subject {subject!r}, got {sorted(files)}. "
+                                 "Choose one of these with data.subjects=[...], or adapt the run to the new subject.")
+            with np.load(folder / files[subject], allow_pickle=False) as state:
+                normaliser.load(dict(state))
+
+    def _of(self, subject: str, split: str) -> pd.DataFrame:
+        return self.trials[(self.trials["subject"] == subject) & (self.trials["split"] == split)]
+
+    def items(self, split: str, *, n_averaged: int | None = None, n_draws: int = 1, seed: int = 0) -> pd.DataFrame:
+        """Return the rows to decode of a split, as `brain2img.data.trials.averaged` lays them out."""
+        return averaged(self.trials[self.trials["split"] == split], n_averaged=n_averaged, n_draws=n_draws, seed=seed)
+
+    def single_trials(self, split: str) -> pd.DataFrame:
+        """Return one row per trial of a split, in the layout of `items`."""
+        trials = self.trials[self.trials["split"] == split]
+        return pd.DataFrame({"subject": trials["subject"].to_numpy(), "stimulus_id": trials["stimulus_id"].to_numpy(),
+                             "n_averaged": 1, "draw": 0, "trial_ids": [[row] for row in trials["row"]]})
+
+    def signals(self, subject: str, trial_ids: list[list[int]]) -> np.ndarray:
+        """Return ``(n, C, T)`` float32 normalised signals, each the mean of its trials."""
+        lengths = np.array([len(ids) for ids in trial_ids])
+        flat = np.concatenate([np.asarray(ids, dtype=int) for ids in trial_ids])
+        normaliser = self.normalisers[subject]
+        if (lengths == 1).all():
+            return normaliser(self._signals[subject], flat, self._sessions[subject][flat])
+        spec = self.specs[subject]
+        out = np.empty((len(trial_ids), spec.n_channels, spec.n_times), dtype=np.float32)
+        for i, ids in enumerate(trial_ids):
+            rows = np.asarray(ids, dtype=int)
+            out[i] = normaliser(self._signals[subject], rows, self._sessions[subject][rows]).mean(axis=0)
+        return out
+
+    def target(self, space: str, stimulus_ids: list[str]) -> np.ndarray:
+        """Return the true embeddings ``(n, *shape)`` float32."""
+        rows = self._target_rows[space].loc[stimulus_ids].to_numpy()
+        return np.asarray(self._target_arrays[space][rows], dtype=np.float32)
+
+    def mean_target(self, space: str) -> np.ndarray:
+        """Return the mean embedding ``(*shape)`` over the training stimuli."""
+        ids = sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"]))
+        return self.target(space, ids).mean(axis=0)
+
+    def batch(self, items: pd.DataFrame, *, noise: np.random.Generator | None = None) -> BrainBatch:
+        """Return the batch of some rows of `items`, in their order.
+
+        Parameters
+        ----------
+        items
+            Rows of `items` or `single_trials`.
+        noise
+            Where given, signals are replaced by Gaussian noise with the channel covariance of the training trials,
+            its amplitude divided by the square root of the number of averaged repetitions.
+        """
+        signals, rows = {}, {}
+        subjects = items["subject"].to_numpy()
+        for subject in self.subjects:
+            places = np.flatnonzero(subjects == subject)
+            if len(places) == 0:
+                continue
+            mine = items.iloc[places]
+            x = (self.signals(subject, mine["trial_ids"].tolist()) if noise is None
+                 else self._noise(subject, mine["n_averaged"].to_numpy(), noise))
+            signals[subject], rows[subject] = to_tensor(x), torch.from_numpy(places)
+        ids = items["stimulus_id"].tolist()
+        targets = {space: to_tensor(self.target(space, ids)) for space in self.targets}
+        return BrainBatch(signals=signals, rows=rows, stimulus_ids=ids, targets=targets)
+
+    def _noise(self, subject: str, n_averaged: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        factor = self._noise_factor(subject)
+        n_times = self.specs[subject].n_times
+        drawn = generator.standard_normal((len(n_averaged), factor.shape[1], n_times), dtype=np.float32)
+        return (factor @ drawn) / np.sqrt(n_averaged)[:, None, None].astype(np.float32)
+
+    def _noise_factor(self, subject: str) -> np.ndarray:
+        """Return A ``(C, r)`` with A A' = the channel covariance of (at most `NOISE_TRIALS`) training trials."""
+        rows = self._of(subject, "train")["row"].to_numpy()
+        rows = rows[:: max(1, len(rows) // NOISE_TRIALS)]
+        x = self.signals(subject, [[r] for r in rows])
+        x = x - x.mean(axis=0)
+        flat = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+        if flat.shape[1] <= flat.shape[0]:
+            return (flat / np.sqrt(flat.shape[1])).astype(np.float32)
+        values, vectors = np.linalg.eigh(flat @ flat.T / flat.shape[1])
+        return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
+
+    def train_loader(self, *, batch_size: int, seed: int) -> DataLoader:
+        """Return shuffled batches of single training trials of all subjects."""
+        items = self.single_trials("train")
+        sampler = EpochSampler(len(items), batch_size=batch_size, seed=seed)
+        return DataLoader(ItemDataset(self, items), sampler=sampler, batch_size=None, num_workers=0)
+
+    def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
+        """Return batches of repetition-averaged trials of a split, in a fixed order."""
+        items = self.items(split)
+        return DataLoader(ItemDataset(self, items), sampler=chunks(len(items), batch_size), batch_size=None,
+                          num_workers=0)

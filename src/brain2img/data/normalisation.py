@@ -1,0 +1,216 @@
+"""Window, channels, noise normalisation and scaling, fitted on the training trials of one split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brain2img.data.trials import channel_indices
+from brain2img.records import SignalSpec
+
+CHUNK = 512
+POOLED = "(all)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What is done to signals before a decoder sees them; the statistics come from training trials only.
+
+    Parameters
+    ----------
+    window
+        First and last time kept (s, both inclusive); None keeps all samples.
+    channels
+        Names of the channels to keep, in this order; None keeps all.
+    exclude_channels
+        Names of channels to leave out.
+    noise_normalise
+        Multivariate noise normalisation: whiten the channels by the inverse square root of the mean over training
+        trials of the Ledoit-Wolf covariance over time, session by session (Guggenmos et al. 2018,
+        https://doi.org/10.1016/j.neuroimage.2018.02.044; as in THINGS-EEG2, training partition only).
+    scale
+        "session": z-score every channel with the mean and s.d. of the session's training trials (of all training
+        trials where the session has fewer than `min_trials`); "subject": of all training trials; "none".
+    clip
+        Clip scaled signals to +-clip, or None.
+    min_trials
+        Fewest training trials from which statistics of one session are taken.
+    allow_mixed_channels
+        Allow a subset of channels of signals that are already whitened, where every channel holds a mixture.
+    """
+
+    window: tuple[float, float] | None = None
+    channels: list[str] | None = None
+    exclude_channels: list[str] = field(default_factory=list)
+    noise_normalise: bool = False
+    scale: str = "session"
+    clip: float | None = 20.0
+    min_trials: int = 20
+    allow_mixed_channels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale not in ("session", "subject", "none"):
+            raise ValueError(f"data.scale: expected 'session', 'subject' or 'none', got {self.scale!r}. "
+                             "Choose one of these.")
+
+
+class FittedNormalisation:
+    """A `Normalisation` with the statistics of one subject.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    spec
+        The subject's signals as prepared.
+    """
+
+    def __init__(self, config: Normalisation, *, spec: SignalSpec) -> None:
+        self.config = config
+        what = f"signals of subject {spec.subject!r}"
+        subset = config.channels is not None or bool(config.exclude_channels)
+        if spec.whitened and subset and not config.allow_mixed_channels:
+            raise ValueError(f"{what}: expected all channels, because the published files are whitened and every "
+                             "channel is a mixture, got a subset. Use all, or set data.allow_mixed_channels=true.")
+        self.places = channel_indices(spec.ch_names, n=spec.n_channels, keep=config.channels,
+                                      exclude=list(config.exclude_channels), subject=spec.subject)
+        self.samples = slice(None)
+        if config.window is not None and spec.n_times > 1:
+            first, last = config.window
+            step = 0.5 / (spec.sfreq or 1.0)
+            inside = np.flatnonzero((spec.times >= first - step) & (spec.times < last + step))
+            if len(inside) == 0:
+                raise ValueError(f"{what}: expected data.window within {spec.times[0]:.3f}..{spec.times[-1]:.3f} s, "
+                                 f"got {first}..{last} s. Correct data.window.")
+            self.samples = slice(int(inside[0]), int(inside[-1]) + 1)
+        self.spec = spec.select(self.places, samples=self.samples)
+        self.state: dict[str, np.ndarray] = {}
+
+    def _raw(self, signals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        x = np.asarray(signals[rows], dtype=np.float32)
+        return x[:, self.places, self.samples] if len(self.places) != x.shape[1] else x[:, :, self.samples]
+
+    def fit(self, signals: np.ndarray, trials: pd.DataFrame) -> None:
+        """Fit on the given (training) trials, in chunks.
+
+        Parameters
+        ----------
+        signals
+            ``(n_trials, C, T)`` memory-mapped signals of the subject.
+        trials
+            Training trials with `row` and `session`.
+
+        Raises
+        ------
+        ValueError
+            If a channel is constant, or NaN or infinite, over the training trials.
+        """
+        sessions = {POOLED: trials["row"].to_numpy()}
+        if self.config.scale == "session" or self.config.noise_normalise:
+            for name, group in trials.groupby(trials["session"].astype(str)):
+                if len(group) >= self.config.min_trials:
+                    sessions[name] = group["row"].to_numpy()
+        names = list(sessions)
+        if len(names) == 2:  # one session only: its statistics are the pooled ones
+            names = [POOLED]
+        whitening, means, stds = [], [], []
+        for name in names:
+            rows = np.sort(sessions[name])
+            if self.config.noise_normalise:
+                whitening.append(self._whitening(signals, rows))
+            mean, std = self._moments(signals, rows, whitening[-1] if whitening else None)
+            means.append(mean)
+            stds.append(std)
+        self.state = {"sessions": np.array(names), "mean": np.stack(means), "std": np.stack(stds)}
+        if whitening:
+            self.state["whitening"] = np.stack(whitening)
+
+    def _whitening(self, signals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        from sklearn.covariance import ledoit_wolf
+
+        if self.spec.n_times < 2:
+            raise ValueError(f"signals of subject {self.spec.subject!r}: expected several samples in time for "
+                             "data.noise_normalise, got one. Set data.noise_normalise=false for betas.")
+        total = np.zeros((self.spec.n_channels,) * 2)
+        for start in range(0, len(rows), CHUNK):
+            for trial in self._raw(signals, rows[start:start + CHUNK]):
+                self._refuse(~np.isfinite(trial).all(axis=-1), "NaN or infinite")
+                # volts and teslas are tiny: the shrinkage is scale-free, its arithmetic is not
+                unit = np.abs(trial).max() or 1.0
+                total += ledoit_wolf((trial / unit).T.astype(np.float64))[0] * unit**2
+        values, vectors = np.linalg.eigh(total / len(rows))
+        values = np.maximum(values, values.max() * 1e-12)
+        return ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32)
+
+    def _moments(self, signals: np.ndarray, rows: np.ndarray, whitening: np.ndarray | None
+                 ) -> tuple[np.ndarray, np.ndarray]:
+        n, mean, square = 0, 0.0, 0.0
+        for start in range(0, len(rows), CHUNK):
+            x = self._raw(signals, rows[start:start + CHUNK])
+            self._refuse(~np.isfinite(x).all(axis=(0, 2)), "NaN or infinite")
+            if whitening is not None:
+                x = whitening @ x
+            # Chan et al. 1979: merging chunk moments keeps small variances on large means
+            m, k, v = x.mean(axis=(0, 2), dtype=np.float64), x.shape[0] * x.shape[2], x.var(axis=(0, 2),
+                                                                                            dtype=np.float64)
+            delta = m - mean
+            square = square + v * k + delta**2 * n * k / (n + k)
+            mean = mean + delta * k / (n + k)
+            n += k
+        std = np.sqrt(square / n)
+        self._refuse(std <= 1e-7 * np.abs(mean), "constant")
+        return np.float32(mean)[:, None], np.float32(std)[:, None]
+
+    def _refuse(self, bad: np.ndarray, word: str) -> None:
+        if not bad.any():
+            return
+        names = self.spec.ch_names or tuple(f"channel {i}" for i in self.places)
+        shown = ", ".join(names[i] for i in np.flatnonzero(bad)[:5])
+        raise ValueError(
+            f"signals of subject {self.spec.subject!r}: expected finite, varying channels over the training trials, "
+            f"got {int(bad.sum())} {word} ({shown}{', ...' if bad.sum() > 5 else ''}). Leave them out with "
+            f"data.exclude_channels=[...], or repair the raw files.")
+
+    def __call__(self, signals: np.ndarray, rows: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+        """Return normalised trials ``(n, C, T)`` float32.
+
+        Parameters
+        ----------
+        signals
+            Memory-mapped signals of the subject.
+        rows, sessions
+            Places of the trials in `signals`, and their sessions as strings.
+        """
+        assert self.state, "fit or load before use"
+        x = self._raw(signals, rows)
+        if not np.isfinite(x).all():
+            bad = rows[~np.isfinite(x).all(axis=(1, 2))]
+            raise ValueError(f"signals of subject {self.spec.subject!r}: expected finite values, got NaN or infinity "
+                             f"in trial row {int(bad[0])}. Repair the raw files and prepare the study again.")
+        names = self.state["sessions"].tolist()
+        which = np.array([names.index(s) if s in names else 0 for s in sessions])
+        if "whitening" in self.state:
+            for k in np.unique(which):
+                x[which == k] = self.state["whitening"][k] @ x[which == k]
+        if self.config.scale != "none":
+            k = which if self.config.scale == "session" else np.zeros_like(which)
+            x = (x - self.state["mean"][k]) / self.state["std"][k]
+            if self.config.clip is not None:
+                np.clip(x, -self.config.clip, self.config.clip, out=x)
+        return x
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over statistics fitted before.
+
+        Raises
+        ------
+        ValueError
+            If they are of another number of channels.
+        """
+        if state["mean"].shape[1] != self.spec.n_channels:
+            raise ValueError(f"normalisation of subject {self.spec.subject!r}: expected {self.spec.n_channels} "
+                             f"channels, got statistics of {state['mean'].shape[1]}. This run belongs to another study.")
+        self.state = dict(state)

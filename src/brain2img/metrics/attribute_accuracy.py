@@ -1,0 +1,121 @@
+"""Accuracy of the categorical attributes read off a decoded `attributes` space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from brain2img.interfaces import Metric
+from brain2img.metrics.pairing import repairings
+from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, score_lines, spaces, stack
+from brain2img.records import Decoded
+
+
+def groups_of(labels: Sequence[str]) -> dict[str, list[int]]:
+    """Return attribute -> its dimensions, for attributes with at least two values ("kind=apple", "kind=boat", ...).
+
+    Numeric attributes ("x") have no "=" and are left out.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        name, equals, _ = label.partition("=")
+        if equals:
+            groups.setdefault(name, []).append(i)
+    return {name: places for name, places in groups.items() if len(places) > 1}
+
+
+def agreement(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return whether the largest value of a decoded vector is at the place of the true one's.
+
+    Parameters
+    ----------
+    found, true
+        ``(n, V)`` and ``(N, V)`` scores of V values.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, N)``: 1 or 0; where t values of `found` tie, the share of them that are right, so that a constant
+        prediction scores 1 / V. NaN for a stimulus that has none of the values.
+    """
+    best = found == found.max(axis=1, keepdims=True)
+    right = true == true.max(axis=1, keepdims=True)
+    matrix = (best / best.sum(axis=1, keepdims=True)) @ right.T.astype(float)
+    return np.where(right.all(axis=1)[None, :], np.nan, matrix)
+
+
+class AttributeAccuracy(Metric):
+    """Share of categorical attributes whose decoded value (the largest of its group) is the true one.
+
+    Scores are "attribute_accuracy", the mean over the attributes of a stimulus, and "attribute_accuracy/<attribute>"
+    for each. The column `proportion` of the table says which of them are successes (the single ones): it goes
+    before the class's `proportion`.
+
+    Parameters
+    ----------
+    space
+        Space whose spec labels its dimensions "kind=apple".
+    """
+
+    names = ("attribute_accuracy",)
+    proportion = False
+
+    def __init__(self, *, space: str = "attributes") -> None:
+        self.space = space
+        self.needs = (space,)
+
+    def _matrices(self, decoded: Decoded) -> dict[str, np.ndarray]:
+        """Return attribute -> ``(n, N)`` agreement, and their mean under ""."""
+        ((_, found, true),) = spaces(decoded, needs=self.needs)
+        spec = decoded.specs.get(self.space)
+        groups = groups_of(spec.labels) if spec is not None else {}
+        if spec is None or not groups or len(spec.labels) != found.shape[1]:
+            got = "no spec" if spec is None else f"{len(spec.labels)} labels {list(spec.labels[:3])}"
+            raise ValueError(
+                f"space {self.space!r}: expected a label such as 'kind=apple' for each of {found.shape[1]} dimensions, "
+                f"with at least two values of an attribute, got {got}. Score a space of attributes.")
+        matrices = {name: agreement(found[:, places], true[:, places]) for name, places in groups.items()}
+        layers = np.stack(list(matrices.values()))
+        known = (~np.isnan(layers)).sum(axis=0)
+        mean = np.where(known > 0, np.nansum(layers, axis=0) / np.maximum(known, 1), np.nan)
+        return {"": mean, **matrices}
+
+    def _name(self, attribute: str) -> str:
+        return f"{self.names[0]}/{attribute}" if attribute else self.names[0]
+
+    def score(self, decoded: Decoded) -> pd.DataFrame:
+        """Score every decoded row, in [0, 1], see `interfaces.Metric.score`.
+
+        A row has no line for an attribute that its stimulus lacks.
+
+        Raises
+        ------
+        ValueError
+            If the space has no labels, or the predictions hold NaN.
+        """
+        tables = []
+        for attribute, matrix in self._matrices(decoded).items():
+            lines = score_lines(matrix[np.arange(len(decoded)), np.asarray(decoded.truth)],
+                                metric=self._name(attribute), space=self.space)
+            tables.append(lines.dropna(subset="value").assign(proportion=attribute != ""))
+        return stack(tables, columns=[*SCORE_COLUMNS, "proportion"])
+
+    def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
+        """Return the mean over re-pairings, see `interfaces.Metric.chance`."""
+        stimuli = repairings(decoded.truth, len(decoded.gallery_ids), generator=generator)
+        rows = np.arange(len(decoded))
+        tables = []
+        for attribute, matrix in self._matrices(decoded).items():
+            values = matrix[rows, stimuli]
+            if not np.isnan(values).all():
+                tables.append(chance_line(np.nanmean(values), "re-pairing", metric=self._name(attribute),
+                                          space=self.space))
+        return stack(tables, columns=CHANCE_COLUMNS)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return the default."""
+        return cls()

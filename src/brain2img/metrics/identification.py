@@ -1,0 +1,108 @@
+"""k-way identification: the truth against k - 1 random distractors, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from brain2img.interfaces import Metric
+from brain2img.metrics.ranking import DIRECTIONS, Placement, candidates, placements, similarity
+from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, check, score_lines, spaces, stack
+from brain2img.records import Decoded
+
+_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 20: "twenty", 50: "fifty"}
+
+
+def k_way(placement: Placement, k: int) -> np.ndarray:
+    r"""Return the expected k-way accuracy of each query over all draws of k - 1 distractors, ``(n,)``.
+
+    With M distractors of which r are above the truth, a draw of k - 1 without replacement contains none of them with
+    probability :math:`p_r = \binom{M - r}{k - 1} / \binom{M}{k - 1}`. Of t ties, 0 to t stand above the truth
+    with equal probability: the value is the mean of :math:`p_r, ..., p_{r + t}`. For k = 2 this is the share of
+    distractors below the truth, ties counting half.
+    """
+    values = np.empty(len(placement.above))
+    for size in np.unique(placement.candidates):
+        of_size = placement.candidates == size
+        m = int(size) - 1
+        ranks = np.arange(m)
+        p = np.concatenate([[1.0], np.cumprod(np.maximum(m - ranks - (k - 1), 0) / (m - ranks))])
+        sums = np.concatenate([[0.0], np.cumsum(p)])
+        above, tied = placement.above[of_size], placement.tied[of_size]
+        values[of_size] = (sums[above + tied + 1] - sums[above]) / (tied + 1)
+    return values
+
+
+class Identification(Metric):
+    """Expected accuracy of picking the truth out of k candidates by Pearson correlation, for each k.
+
+    "image_from_brain" compares a decoded embedding with real ones, as the two-way score of the fMRI literature (Ozcelik
+    & VanRullen 2023, https://arxiv.org/abs/2303.05334; MindEye, https://arxiv.org/abs/2305.18274); "brain_from_image"
+    fixes the real one and varies the decoded ones, as Takagi & Nishimoto (https://doi.org/10.1101/2022.11.18.517004).
+    Deviations: ties count half (published code counts them as errors), and k-way accuracies are expectations over
+    all draws of distractors (published code draws them). A k above the number of candidates is left out.
+
+    Values are shares, not successes, so that intervals are bootstrapped.
+
+    Parameters
+    ----------
+    ways
+        The k of each score; they are named "two_way", "fifty_way", or e.g. "200_way".
+
+    Raises
+    ------
+    ValueError
+        If a k is below 2.
+    """
+
+    needs = ("*",)
+    proportion = False
+
+    def __init__(self, *, ways: Sequence[int] = (2, 50)) -> None:
+        if not ways or min(ways) < 2:
+            raise ValueError(f"identification: expected ways of at least 2, got {list(ways)}. "
+                             "Correct metric.identification.ways.")
+        self.ways = tuple(ways)
+        self.names = tuple(f"{_WORDS.get(k, k)}_way" for k in self.ways)
+
+    def _fitting(self, sizes: np.ndarray) -> Iterator[tuple[int, str]]:
+        for k, name in zip(self.ways, self.names, strict=True):
+            if k <= sizes.min():
+                yield k, name
+
+    def score(self, decoded: Decoded) -> pd.DataFrame:
+        """Score every decoded row in every space, see `interfaces.Metric.score`.
+
+        Raises
+        ------
+        ValueError
+            If the gallery holds a stimulus twice, or the predictions hold NaN.
+        """
+        tables = []
+        for space, found, true in spaces(decoded, needs=self.needs):
+            matrix = similarity(found, true, kind="correlation")
+            for direction in DIRECTIONS:
+                placement = placements(matrix, decoded.truth, direction=direction)
+                tables += [score_lines(k_way(placement, k), metric=name, space=space, direction=direction,
+                                       gallery=placement.candidates.max())
+                           for k, name in self._fitting(placement.candidates)]
+        return stack(tables, columns=SCORE_COLUMNS)
+
+    def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
+        """Return 1 / k (analytic), see `interfaces.Metric.chance`."""
+        check(decoded)
+        tables = []
+        for space in decoded.embeddings:
+            for direction in DIRECTIONS:
+                sizes = candidates(np.asarray(decoded.truth), len(decoded.gallery_ids), direction=direction)
+                tables += [chance_line(1 / k, "analytic", metric=name, space=space, direction=direction,
+                                       gallery=sizes.max()) for k, name in self._fitting(sizes)]
+        return stack(tables, columns=CHANCE_COLUMNS)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return two-way and three-way identification."""
+        return cls(ways=(2, 3))

@@ -1,0 +1,129 @@
+"""Where the truth stands among the candidates, ties included; used by retrieval and identification, no plug-in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DIRECTIONS = ("image_from_brain", "brain_from_image")
+SIMILARITIES = ("cosine", "correlation")
+
+TIE = 1e-9
+"""Similarities closer than this are equal: matrix products of identical vectors differ in their last bits."""
+
+_CHUNK = 1 << 14
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the truth of each of n queries stands.
+
+    Parameters
+    ----------
+    above, tied
+        ``(n,)`` numbers of distractors that are more similar than the truth, and as similar.
+    candidates
+        ``(n,)`` number of candidates, the truth included.
+    """
+
+    above: np.ndarray
+    tied: np.ndarray
+    candidates: np.ndarray
+
+    @property
+    def rank(self) -> np.ndarray:
+        """Average rank of the truth over all orders of its ties, ``(n,)``, 1 is best."""
+        return 1 + self.above + self.tied / 2
+
+
+def similarity(decoded: np.ndarray, gallery: np.ndarray, *, kind: str) -> np.ndarray:
+    """Return the similarity of every decoded vector to every true one.
+
+    Parameters
+    ----------
+    decoded, gallery
+        ``(n, D)`` and ``(N, D)``, finite. Computed in float64, a part of D at a time.
+    kind
+        "cosine", or "correlation" (Pearson over the D dimensions).
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, N)`` in [-1, 1]; NaN where it is undefined (a zero vector, or a constant one for the correlation).
+
+    Raises
+    ------
+    ValueError
+        If `kind` is unknown.
+    """
+    if kind not in SIMILARITIES:
+        raise ValueError(f"similarity: expected one of {SIMILARITIES}, got {kind!r}. Correct the metric's YAML.")
+    means = [x.mean(axis=1, dtype=np.float64, keepdims=True) if kind == "correlation" else 0.0
+             for x in (decoded, gallery)]
+    dot = np.zeros((len(decoded), len(gallery)))
+    squares = [np.zeros(len(decoded)), np.zeros(len(gallery))]
+    raw = [np.zeros(len(decoded)), np.zeros(len(gallery))]
+    for start in range(0, decoded.shape[1], _CHUNK):
+        parts = []
+        for i, x in enumerate((decoded, gallery)):
+            part = x[:, start:start + _CHUNK].astype(np.float64)
+            raw[i] += np.einsum("nd,nd->n", part, part)
+            part = part - means[i]
+            squares[i] += np.einsum("nd,nd->n", part, part)
+            parts.append(part)
+        dot += parts[0] @ parts[1].T
+    norms = []
+    for square, whole in zip(squares, raw, strict=True):
+        # what centring leaves of a constant vector is rounding, not zero
+        norms.append(np.where(square <= 1e-18 * whole, np.nan, np.sqrt(square)))
+    return np.clip(dot / norms[0][:, None] / norms[1][None, :], -1.0, 1.0)
+
+
+def candidates(truth: np.ndarray, n_gallery: int, *, direction: str) -> np.ndarray:
+    """Return the number of candidates of each query, the truth included, ``(n,)``.
+
+    These are the N gallery entries for "image_from_brain"; for "brain_from_image" the decoded rows but for the other
+    rows of the query's own stimulus.
+    """
+    if direction == "image_from_brain":
+        return np.full(len(truth), n_gallery)
+    _, inverse, counts = np.unique(truth, return_inverse=True, return_counts=True)
+    return len(truth) - counts[inverse] + 1
+
+
+def placements(similarities: np.ndarray, truth: np.ndarray, *, direction: str) -> Placement:
+    """Place the truth of every decoded row among its candidates.
+
+    Parameters
+    ----------
+    similarities
+        ``(n, N)`` of `similarity`. An undefined one counts as 0 for a distractor; an undefined truth carries no
+        information and ties with all its distractors.
+    truth
+        ``(n,)`` place of each row's stimulus among the N.
+    direction
+        "image_from_brain": row i ranks the N stimuli. "brain_from_image": the stimulus of row i ranks the decoded
+        rows; other rows of the same stimulus are no distractors.
+
+    Raises
+    ------
+    ValueError
+        If `direction` is unknown.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction: expected one of {DIRECTIONS}, got {direction!r}. Correct the metric's YAML.")
+    truth = np.asarray(truth)
+    rows = np.arange(len(truth))
+    if direction == "image_from_brain":
+        scores = similarities
+        distractor = truth[:, None] != np.arange(similarities.shape[1])[None, :]
+        own = similarities[rows, truth]
+    else:
+        scores = similarities[:, truth].T
+        distractor = truth[:, None] != truth[None, :]
+        own = scores[rows, rows]
+    gap = np.nan_to_num(scores, nan=0.0) - own[:, None]  # NaN in the rows whose truth is undefined
+    above = ((gap > TIE) & distractor).sum(axis=1)
+    tied = (((np.abs(gap) <= TIE) | np.isnan(gap)) & distractor).sum(axis=1)
+    return Placement(above, tied, candidates(truth, similarities.shape[1], direction=direction))

@@ -1,0 +1,93 @@
+"""Top-k retrieval of stimuli from decoded embeddings, and of decoded embeddings from stimuli."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from brain2img.interfaces import Metric
+from brain2img.metrics.ranking import DIRECTIONS, SIMILARITIES, Placement, candidates, placements, similarity
+from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, check, score_lines, spaces, stack
+from brain2img.records import Decoded
+
+
+def top_k(placement: Placement, k: int) -> np.ndarray:
+    """Return for each query the share of the orders of its ties in which the truth is among the first k, ``(n,)``."""
+    return np.clip((k - placement.above) / (placement.tied + 1), 0.0, 1.0)
+
+
+class Retrieval(Metric):
+    """Share of queries whose truth is among the k most similar candidates, for each k.
+
+    Two directions: "image_from_brain" (a decoded row ranks the N gallery stimuli) and "brain_from_image" (the stimulus
+    of a row ranks the decoded rows; other rows of the same stimulus are no distractors; the value stands on that row).
+    Each query is ranked alone, so the score is inductive. Embeddings are flattened. Ties are broken in every way
+    at once: the value is the share of tie orders in which the truth is within k, so that a constant prediction scores
+    exactly k / N. The `gallery` of "brain_from_image" is the number of candidates, the largest where rows differ.
+
+    The published 300-way retrieval of MindEye (Scotti et al. 2023, https://arxiv.org/abs/2305.18274) averages draws of
+    300 stimuli; here the whole gallery is ranked once and its size is reported.
+
+    Parameters
+    ----------
+    ks
+        The k of each score; they are named "top1", "top5", ...
+    similarity
+        "cosine" or "correlation".
+
+    Raises
+    ------
+    ValueError
+        If a k is below 1 or the similarity is unknown.
+    """
+
+    needs = ("*",)
+    proportion = True
+
+    def __init__(self, *, ks: Sequence[int] = (1, 5), similarity: str = "cosine") -> None:
+        if not ks or min(ks) < 1:
+            raise ValueError(f"retrieval: expected ks of at least 1, got {list(ks)}. Correct metric.retrieval.ks.")
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"retrieval: expected a similarity of {SIMILARITIES}, got {similarity!r}. "
+                             "Correct metric.retrieval.similarity.")
+        self.ks = tuple(ks)
+        self.similarity = similarity
+        self.names = tuple(f"top{k}" for k in self.ks)
+
+    def score(self, decoded: Decoded) -> pd.DataFrame:
+        """Score every decoded row in every space, see `interfaces.Metric.score`.
+
+        Raises
+        ------
+        ValueError
+            If the gallery holds a stimulus twice, or the predictions hold NaN.
+        """
+        tables = []
+        for space, found, true in spaces(decoded, needs=self.needs):
+            matrix = similarity(found, true, kind=self.similarity)
+            for direction in DIRECTIONS:
+                placement = placements(matrix, decoded.truth, direction=direction)
+                tables += [score_lines(top_k(placement, k), metric=name, space=space, direction=direction,
+                                       gallery=placement.candidates.max())
+                           for k, name in zip(self.ks, self.names, strict=True)]
+        return stack(tables, columns=SCORE_COLUMNS)
+
+    def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
+        """Return k / N (analytic), see `interfaces.Metric.chance`."""
+        check(decoded)
+        tables = []
+        for space in decoded.embeddings:
+            for direction in DIRECTIONS:
+                sizes = candidates(np.asarray(decoded.truth), len(decoded.gallery_ids), direction=direction)
+                tables += [chance_line(np.mean(np.minimum(k, sizes) / sizes), "analytic", metric=name, space=space,
+                                       direction=direction, gallery=sizes.max())
+                           for k, name in zip(self.ks, self.names, strict=True)]
+        return stack(tables, columns=CHANCE_COLUMNS)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return top-1 and top-5."""
+        return cls()

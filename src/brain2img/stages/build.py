@@ -1,0 +1,126 @@
+"""Builds objects from configuration: the only place where ``_target_`` is followed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from brain2img.artifacts import EmbeddingCache
+from brain2img.data.datamodule import BrainData
+from brain2img.data.normalisation import Normalisation
+from brain2img.data.prepared import PreparedStudy
+from brain2img.data.trials import Split
+from brain2img.interfaces import Decoder, Metric, Reconstructor, Space, Study
+
+TRUSTED = ("brain2img.",)
+PARTS = ("adapter", "encoder", "head", "augmentation", "trainer")
+
+
+def plain(config: Any) -> Any:
+    """Return a configuration as plain dictionaries and lists, interpolations resolved."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def build(config: Mapping[str, Any], **given: Any) -> Any:
+    """Instantiate what ``_target_`` names, with `given` beside the configured arguments.
+
+    Raises
+    ------
+    ValueError
+        If a ``_target_`` lies outside this package (a configuration is an untrusted file), or does not bind.
+    """
+    for target in _targets(config):
+        if not target.startswith(TRUSTED):
+            raise ValueError(f"_target_: expected a class of this package (brain2img.*), got {target!r}. Put the part "
+                             "into one file of its group, or extend TRUSTED in stages/build.py.")
+    try:
+        # partial, because instantiate would turn records among the arguments into configuration nodes
+        return instantiate(dict(config), _convert_="all", _partial_=True)(**given)
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ValueError(str(error.__cause__)) from error
+        raise ValueError(f"{config['_target_']}: expected a class that can be built, got "
+                         f"{str(error).splitlines()[0]}. Correct the YAML or the override.") from error
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ValueError(f"{config['_target_']}: expected arguments that fit the class, got {error}. "
+                         "Correct the YAML or the override.") from error
+
+
+def _targets(config: Any) -> list[str]:
+    if isinstance(config, Mapping):
+        own = [str(config["_target_"])] if "_target_" in config else []
+        return own + [t for value in config.values() for t in _targets(value)]
+    if isinstance(config, (list, tuple)):
+        return [t for value in config for t in _targets(value)]
+    return []
+
+
+def build_study(cfg: DictConfig | Mapping[str, Any]) -> tuple[Study, Path | None, dict[str, Any]]:
+    """Return the study, where its raw files are, and its configuration without that path."""
+    config = dict(plain(cfg["study"]))
+    raw = config.pop("raw", None)
+    return build(config), None if raw is None else Path(raw).expanduser(), config
+
+
+def build_spaces(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Space]:
+    """Return the chosen spaces by name."""
+    return {name: build(config) for name, config in plain(cfg["space"]).items()}
+
+
+def build_metrics(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Metric]:
+    """Return the chosen metrics by name."""
+    return {name: build(config) for name, config in plain(cfg["metric"]).items()}
+
+
+def build_reconstructor(cfg: DictConfig | Mapping[str, Any]) -> Reconstructor:
+    """Return the reconstructor."""
+    return build(plain(cfg["reconstructor"]))
+
+
+def build_data(config: Mapping[str, Any], *, prepared: PreparedStudy, caches: Mapping[str, EmbeddingCache],
+               fold: int = 0, split_seed: int | None = None) -> BrainData:
+    """Return the data of one fold from the ``split`` and ``data`` parts of a training configuration."""
+    settings = dict(config["data"])
+    subjects = settings.pop("subjects", None)
+    split = {k: v for k, v in config["split"].items() if k != "n_repeats"}
+    if split_seed is not None:
+        split["seed"] = split_seed
+    if settings.get("window") is not None:
+        settings["window"] = tuple(settings["window"])
+    return BrainData(prepared, targets=caches, split=Split(**split, fold=fold),
+                     normalisation=Normalisation(**settings), subjects=subjects)
+
+
+def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> Decoder:
+    """Return an untrained decoder for these data; parts that its class does not ask for are not built.
+
+    Raises
+    ------
+    ValueError
+        If a head names a space that is not chosen.
+    """
+    wanted = inspect.signature(get_class(config["decoder"]["_target_"]).__init__).parameters
+    given: dict[str, Any] = {"seed": seed}
+    if "specs" in wanted:
+        given |= {"specs": data.specs, "targets": data.target_specs}
+    if "heads" in wanted:
+        encoder = build(config["encoder"], specs=data.specs)
+        heads = {}
+        for name, head in config["head"].items():
+            if head["space"] not in data.target_specs:
+                raise ValueError(f"head {name!r}: expected a space of {sorted(data.target_specs)}, got "
+                                 f"{head['space']!r}. Add it with space=[...], or leave the head out.")
+            heads[name] = build(head, hidden=encoder.hidden, spec=data.target_specs[head["space"]])
+        augmentation = config.get("augmentation")
+        given |= {"encoder": encoder, "adapter": build(config["adapter"], specs=data.specs, grid=encoder.grid),
+                  "heads": heads, "augmentation": build(augmentation) if augmentation else None,
+                  "training": config["trainer"]}
+    return build(config["decoder"], **given)

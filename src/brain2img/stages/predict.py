@@ -1,0 +1,125 @@
+"""Trained run + prepared study -> predictions, and the control conditions beside them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+from rich.progress import track
+
+from brain2img.artifacts import (
+    ArrayWriter,
+    Predictions,
+    StageFolder,
+    open_folder,
+    read_manifest,
+    write_array,
+)
+from brain2img.data.dataset import chunks
+from brain2img.records import EmbeddingSpec
+from brain2img.stages.workspace import FoldRun, conditions, fold_runs, outputs, relative, test_rows
+
+log = logging.getLogger(__name__)
+
+
+def predict(cfg: DictConfig) -> list[Path]:
+    """Decode a split under every asked condition; one folder ``predictions/<name>/<condition>`` each.
+
+    Repetitions of a stimulus are averaged before the decoder. "noise" runs the decoder on Gaussian noise; "shuffled",
+    "mean" and "true" are views that point at the decoded rows or at the cache.
+
+    Raises
+    ------
+    ValueError
+        If the run is missing, unfinished, of another study, or its checkpoint does not fit.
+    """
+    runs = fold_runs(cfg)
+    base = outputs(cfg) / "predictions" / cfg.name
+    folders = []
+    for condition in conditions(cfg):
+        inputs = {run.folder.name: run.manifest["id"] for run in runs}
+        if condition == "shuffled":
+            inputs = {"decoded": read_manifest(base / "decoded", what="predictions")["id"]}
+        folder = open_folder(base / condition, stage="predict", inputs=inputs, overwrite=cfg.overwrite,
+                             config={"split": cfg.predict_split, "condition": condition, "seed": cfg.seed})
+        folders.append(folder.path)
+        if folder.finished:
+            log.info("predict %s: finished already (%s)", condition, folder.path)
+            continue
+        log.info("predict %s of %s", condition, runs[0].manifest["name"])
+        if condition == "shuffled":
+            _shuffled(folder, base / "decoded", seed=cfg.seed)
+        elif condition == "mean":
+            _mean(folder, runs, split=cfg.predict_split)
+        elif condition == "true":
+            _true(folder, runs, split=cfg.predict_split)
+        else:
+            _decode(folder, runs, cfg=cfg, noise=condition == "noise")
+        folder.finish(condition=condition, label=runs[0].manifest["label"], run=relative(
+            runs[0].folder.parent, outputs(cfg)), study_name=runs[0].manifest["study_name"])
+    return folders
+
+
+def _rows(runs: list[FoldRun], split: str) -> tuple[pd.DataFrame, list]:
+    data = [run.data() for run in runs]
+    rows = pd.concat([test_rows(d, split=split, run=i) for i, d in enumerate(data)], ignore_index=True)
+    if rows.empty:
+        raise ValueError(f"run {runs[0].folder}: expected trials in split {split!r}, got none. "
+                         "Choose another predict_split.")
+    # the repeats of a cross-validation decode every stimulus once each
+    rows["draw"] = [runs[i].manifest["split_seed"] for i in rows["run"]] if len(runs) > 1 else rows["draw"]
+    return rows, data
+
+
+def _decode(folder: StageFolder, runs: list[FoldRun], *, cfg: DictConfig, noise: bool) -> None:
+    rows, data = _rows(runs, cfg.predict_split)
+    specs = data[0].target_specs
+    # latents and embeddings of a decoder are kept in half precision unless the space itself asks for more
+    writer = ArrayWriter(folder.work, {name: ((len(rows), *spec.shape), "float16" if spec.dtype == "float16" else
+                                              "float32") for name, spec in specs.items()})
+    for i, run in enumerate(runs):
+        places = np.flatnonzero(rows["run"] == i)
+        if places[-1] < writer.done:
+            continue
+        decoder = run.decoder(data[i])
+        parts = [places[part] for part in chunks(len(places), cfg.batch_size) if places[part[-1]] >= writer.done]
+        for part in track(parts, description="decode", transient=True, disable=len(runs) > 1):
+            part = part[part >= writer.done]
+            generator = np.random.default_rng([cfg.seed, i, int(part[0]), 3]) if noise else None
+            predicted = decoder.predict(data[i].batch(rows.iloc[part], noise=generator))
+            writer.write({name: predicted[name] for name in specs})
+    writer.close()
+    Predictions.write(folder.work, rows=rows, specs=specs)
+
+
+def _shuffled(folder: StageFolder, decoded: Path, *, seed: int) -> None:
+    base = Predictions(decoded)
+    rows = base.rows.copy()
+    rng = np.random.default_rng([seed, 4])
+    for _, group in rows.groupby(["subject", "run", "draw"]):
+        order = rng.permutation(len(group))
+        # a cyclic shift in random order: every row gets the prediction of another stimulus
+        rows.loc[group.index[order], "array_row"] = group["array_row"].to_numpy()[np.roll(order, 1)]
+    Predictions.write(folder.work, rows=rows, specs=base.specs,
+                      paths={space: base.array(space)[0] for space in base.specs})
+
+
+def _mean(folder: StageFolder, runs: list[FoldRun], *, split: str) -> None:
+    rows, data = _rows(runs, split)
+    specs: dict[str, EmbeddingSpec] = data[0].target_specs
+    for name in specs:
+        write_array(folder.work / f"{name}.npy", np.stack([d.mean_target(name) for d in data]))
+    Predictions.write(folder.work, rows=rows.assign(array_row=rows["run"]), specs=specs)
+
+
+def _true(folder: StageFolder, runs: list[FoldRun], *, split: str) -> None:
+    rows, data = _rows(runs, split)
+    found = data[0].targets
+    ids = rows["stimulus_id"].tolist()
+    places = {tuple(cache.rows(ids)) for cache in found.values()}
+    assert len(places) == 1, "all caches of a study keep its stimuli in one order"
+    Predictions.write(folder.work, rows=rows.assign(array_row=list(places.pop())), specs=data[0].target_specs,
+                      paths={name: (cache.folder / "embeddings.npy").resolve() for name, cache in found.items()})

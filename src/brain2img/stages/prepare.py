@@ -1,0 +1,52 @@
+"""Raw recordings and stimuli -> a prepared study."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from brain2img.artifacts import open_folder, read_array
+from brain2img.data.prepared import PreparedStudy
+from brain2img.stages.build import build_study
+from brain2img.stages.workspace import prepared_folder
+
+log = logging.getLogger(__name__)
+HASHED_BYTES = 2_000_000_000
+
+
+def prepare(cfg: DictConfig) -> Path:
+    """Prepare the study that ``study`` describes; returns the folder.
+
+    Raises
+    ------
+    ValueError
+        If raw files are missing or damaged, or a stimulus crosses splits; nothing that looks finished is left.
+    """
+    study, raw, config = build_study(cfg)
+    folder = open_folder(prepared_folder(cfg), stage="prepare", config=config, inputs={"raw": study.raw_id(raw)},
+                         overwrite=cfg.overwrite)
+    if folder.finished:
+        log.info("prepare %s: finished already (%s)", study.name, folder.path)
+        return folder.path
+    log.info("prepare %s -> %s", study.name, folder.path)
+    study.prepare(raw, folder.work)
+    prepared = PreparedStudy(folder.work, finished=False)
+    prepared.validate()
+    folder.finish(study=study.name, stimuli=_stimuli_id(prepared), splits=prepared.split_hashes(),
+                  subjects=prepared.subjects)
+    return folder.path
+
+
+def _stimuli_id(prepared: PreparedStudy) -> str:
+    """Return an identity of the stimuli, so that studies that share them share embeddings."""
+    state = hashlib.sha256()
+    table = prepared.stimulus_table
+    for column in ("stimulus_id", "file", "pointer", "captions", "attributes"):
+        state.update(table[column].astype(str).str.cat(sep="|").encode())
+    images = prepared.folder / "images.npy"
+    if images.exists() and images.stat().st_size < HASHED_BYTES:
+        state.update(read_array(images).tobytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""Runs a stage from a script: members of a collection, errors as one message, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from brain2img.stages.workspace import adopt_run
+
+log = logging.getLogger(__name__)
+
+
+def members(cfg: DictConfig) -> list[DictConfig]:
+    """Return the configuration of every member of a collection, or `cfg` itself where it is none.
+
+    A collection is an experiment that lists other experiments under ``members``. Each is composed anew with the same
+    command-line overrides and is called ``<name of the collection>/<its own last name>``.
+    """
+    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    if not cfg.get("members"):
+        return [adopt_run(cfg, given=given)]
+    if cfg.get("run"):
+        raise ValueError(f"run: expected one run for one experiment, got run={cfg.run} beside the collection "
+                         f"{cfg.name!r}. Leave experiment=... out: the run knows its settings.")
+    overrides = [o for o in given if not o.lstrip("+").startswith(("experiment=", "name="))]
+    configs = []
+    for member in cfg.members:
+        composed = compose(HydraConfig.get().job.config_name, overrides=[f"experiment={member}", *overrides])
+        with open_dict(composed):
+            composed.name = f"{cfg.name}/{member.rsplit('/', 1)[-1]}"
+        configs.append(composed)
+    return configs
+
+
+def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool = False) -> None:
+    """Run `stage` on `cfg`, or on each member of a collection unless the stage takes the whole (`collective`).
+
+    What a user can cause ends with exit code 1 and one message; the traceback is kept in the log folder of the job.
+    """
+    _log_to(Path(HydraConfig.get().runtime.output_dir))
+    try:
+        for member in [cfg] if collective else members(cfg):
+            stage(member)
+    except Exception as error:
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        if hydra.mode == RunMode.MULTIRUN:
+            raise  # the launcher records which job failed, and goes on with the others
+        if isinstance(error, ValueError):
+            log.error("%s", error)
+        elif isinstance(error, OSError) and error.errno is not None:
+            log.error("%s: expected to read or write it, got %s. Free space or correct the path; the traceback is in "
+                      "%s.", error.filename or "a file", error.strerror, folder / "traceback.txt")
+        else:
+            log.exception("unexpected %s: this is a defect of brain2img, please report it", type(error).__name__)
+        sys.exit(1)
+
+
+def _log_to(folder: Path) -> None:
+    """Log to the terminal, and with times to ``log.txt`` in the folder of the job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    terminal, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "log.txt")
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    terminal.setLevel(logging.INFO)
+    root = logging.getLogger()
+    root.handlers = [terminal, file]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for noisy in ("py.warnings", "matplotlib", "fsspec", "lightning.pytorch", "PIL", "himalaya"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)

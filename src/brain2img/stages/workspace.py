@@ -1,0 +1,213 @@
+"""Where each stage's folder lies, and how a later stage finds what an earlier one wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, open_dict
+
+from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
+from brain2img.data.datamodule import BrainData
+from brain2img.data.prepared import PreparedStudy
+from brain2img.interfaces import Decoder, Space
+from brain2img.stages.build import PARTS, build_data, build_decoder, build_spaces, build_study, plain
+
+LATER = ("headline", "metric", "reconstructor", "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
+"""Settings a run remembers for the stages after it."""
+CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
+
+
+def conditions(cfg: DictConfig) -> list[str]:
+    """Return the conditions asked for, in their fixed order.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown.
+    """
+    asked = [str(c).lower() for c in cfg.conditions]  # YAML reads a bare `true` as a truth value
+    unknown = sorted(set(asked) - set(CONDITIONS))
+    if unknown:
+        raise ValueError(f"conditions: expected some of {CONDITIONS}, got {unknown}. Correct conditions=[...].")
+    return sorted(asked, key=CONDITIONS.index)
+
+
+def outputs(cfg: DictConfig) -> Path:
+    """Return the root of all results."""
+    return Path(cfg.paths.outputs).expanduser().resolve()
+
+
+def prepared_folder(cfg: DictConfig) -> Path:
+    """Return the folder of the prepared study that the configuration describes."""
+    study, raw, config = build_study(cfg)
+    name = f"{getattr(study, 'variant', 'standard')}-{digest([config, study.raw_id(raw)], length=8)}"
+    return outputs(cfg) / "prepared" / study.name / name
+
+
+def cache_folder(cfg: DictConfig, *, space: Space, prepared: PreparedStudy) -> Path:
+    """Return the folder of a space's embeddings of a study's stimuli."""
+    uid = digest([space.uid(), prepared.manifest["stimuli"]], length=8)
+    return outputs(cfg) / "cache" / prepared.name / f"{space.name}-{uid}"
+
+
+def caches(cfg: DictConfig, *, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
+    """Return the embeddings of the chosen spaces.
+
+    Raises
+    ------
+    ValueError
+        If a space was not embedded yet.
+    """
+    found = {}
+    for name, space in build_spaces(cfg).items():
+        folder = cache_folder(cfg, space=space, prepared=prepared)
+        read_manifest(folder, what=f"embeddings of space {name!r}")
+        found[name] = EmbeddingCache(folder)
+    return found
+
+
+def training_config(cfg: DictConfig) -> dict[str, Any]:
+    """Return the part of a configuration that shapes a trained decoder."""
+    keys = ["split", "data", "decoder", "seed"]
+    config = {key: plain(cfg[key]) for key in keys}
+    if "deep" in config["decoder"]["_target_"]:
+        config |= {part: plain(cfg[part]) for part in PARTS}
+    return config
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """One trained fold: ``train/<name>/fold-<k>_seed-<s>/``."""
+
+    folder: Path
+    root: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The run's manifest."""
+        return read_manifest(self.folder, what="run")
+
+    @property
+    def prepared(self) -> PreparedStudy:
+        """The prepared study it was trained on.
+
+        Raises
+        ------
+        ValueError
+            If that folder now holds something else.
+        """
+        manifest = self.manifest
+        study = PreparedStudy(self.root / manifest["paths"]["prepared"])
+        if study.manifest["id"] != manifest["inputs"]["prepared"]:
+            raise ValueError(f"run {self.folder}: expected the prepared study it was trained on "
+                             f"({manifest['inputs']['prepared']}), got {study.manifest['id']} in {study.folder}. "
+                             "Train the run again with overwrite=true.")
+        return study
+
+    def data(self) -> BrainData:
+        """Return the data of this fold with the statistics fitted in training."""
+        manifest = self.manifest
+        found = {name: EmbeddingCache(self.root / path) for name, path in manifest["paths"]["caches"].items()}
+        data = build_data(manifest["config"], prepared=self.prepared, caches=found, fold=manifest["fold"],
+                          split_seed=manifest["split_seed"])
+        data.load_normalisation(self.folder)
+        return data
+
+    def decoder(self, data: BrainData) -> Decoder:
+        """Return the trained decoder."""
+        decoder = build_decoder(self.manifest["config"], data=data, seed=self.manifest["seed"])
+        decoder.load(self.folder)
+        return decoder
+
+
+def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
+    """Return `cfg` with the settings that ``run=<dir>`` was made with, except those named in the overrides `given`.
+
+    Raises
+    ------
+    ValueError
+        If the run is missing, or was trained on another study than ``study=...`` asks for.
+    """
+    if not cfg.get("run"):
+        return cfg
+    folder = Path(cfg.run).expanduser()
+    folders = [folder] if folder.name.startswith("fold-") else sorted(folder.glob("fold-*"), key=fold_order)
+    if not folders:
+        raise ValueError(f"run {folder}: expected folders fold-<k>_seed-<s>, got "
+                         f"{'none in it' if folder.exists() else 'nothing'}. Give run=<folder under outputs/train>.")
+    manifest = read_manifest(folders[0], what="run")
+    named = {o.lstrip("+~").split("=")[0].split(".")[0] for o in given}
+    if "study" in named:
+        asked = {k: v for k, v in plain(cfg.study).items() if k != "raw"}
+        lines = differences(manifest["study"], asked)
+        if lines:
+            raise ValueError(f"run {folder}: expected a run of the study asked for, got one of another study or "
+                             f"variant ({manifest['study_name']}):\n  " + "\n  ".join(lines)
+                             + "\nLeave study=... out (the run knows its study), or choose another run.")
+    if "split" in named or "data" in named:
+        raise ValueError(f"run {folder}: expected its own split and data settings, got overrides of them. "
+                         "A trained decoder fits the data it was trained on: train another run for other settings.")
+    adopted = cfg.copy()
+    with open_dict(adopted):
+        for key, value in {**manifest["config"], **manifest["later"], "study": manifest["study"]}.items():
+            if key in cfg and key not in named:
+                adopted[key] = value
+        if cfg.name == "default":
+            adopted.name = manifest["name"]
+    return adopted
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """Return the folder of a trained run: ``run=<dir>`` where given, else by its name."""
+    return Path(cfg.run).expanduser().resolve() if cfg.get("run") else outputs(cfg) / "train" / cfg.name
+
+
+def fold_runs(cfg: DictConfig) -> list[FoldRun]:
+    """Return the finished folds of a run.
+
+    Raises
+    ------
+    ValueError
+        If there are none, if some are unfinished, or if they are of another study than the one asked for.
+    """
+    folder = run_folder(cfg)
+    folders = [folder] if folder.name.startswith("fold-") else sorted(folder.glob("fold-*"), key=fold_order)
+    if not folders:
+        raise ValueError(f"run {folder}: expected folders fold-<k>_seed-<s>, got "
+                         f"{'none in it' if folder.exists() else 'nothing'}. Run the train stage first, or give "
+                         "run=<folder of a run>.")
+    runs = [FoldRun(f, outputs(cfg)) for f in folders]
+    expected = runs[0].manifest["n_fold_runs"]
+    if folder == folders[0].parent and len(runs) < expected:
+        raise ValueError(f"run {folder}: expected {expected} trained folds, got {len(runs)}. "
+                         "Run the train stage again: it continues where it stopped.")
+    return runs
+
+
+def fold_order(folder: Path) -> tuple[int, ...]:
+    """Return (seed, fold) of a folder ``fold-<k>_seed-<s>``, the order in which folds are trained."""
+    fold, seed = (int(part.split("-")[1]) for part in folder.name.split("_"))
+    return seed, fold
+
+
+def relative(path: Path, root: Path) -> str:
+    """Return `path` relative to the root of all results, so that the whole tree can be moved."""
+    return os.path.relpath(path, root)
+
+
+def iterate_folds(config: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for."""
+    split = config["split"]
+    for repeat in range(split.get("n_repeats", 1)):
+        for fold in range(split["n_folds"] if split["kind"] == "kfold" else 1):
+            yield fold, split["seed"] + repeat, config["seed"] + repeat
+
+
+def test_rows(data: BrainData, *, split: str, run: int) -> pd.DataFrame:
+    """Return the rows to decode, with the number of the run that decodes them."""
+    return data.items(split).assign(run=run)

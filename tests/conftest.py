@@ -1,0 +1,148 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from brain2img.artifacts import EmbeddingCache, open_folder, write_array, write_json, write_table
+from brain2img.data.datamodule import BrainData
+from brain2img.data.normalisation import Normalisation
+from brain2img.data.prepared import PreparedStudy, PreparedWriter
+from brain2img.data.trials import Split
+from brain2img.records import EmbeddingSpec, SignalSpec
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Iterator:
+    """Return a function that composes a root configuration with overrides, results under the test's own folder."""
+    GlobalHydra.instance().clear()
+
+    def make(root: str, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose(root, overrides=[f"paths.outputs={tmp_path / 'outputs'}", *overrides])
+
+    yield make
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def toy(tmp_path: Path):
+    """Return a function that makes the data of a small study with a planted linear map, and its embeddings.
+
+    Two subjects, 40 training, 10 validation and 10 test stimuli, each seen twice (test: four times); the space "code"
+    has 4 dimensions.
+    """
+
+    def make(*, modality: str = "fmri", snr: float = 3.0, seed: int = 0, n_channels: int = 12, n_times: int = 1,
+             normalisation: dict | None = None, split: dict | None = None, sessions: int = 1, **changes):
+        folder = tmp_path / f"toy-{modality}-{seed}-{snr}-{sessions}"
+        code, ids = _write_toy(folder, modality=modality, snr=snr, seed=seed, n_channels=n_channels, n_times=n_times,
+                               sessions=sessions, **changes)
+        cache = folder / "cache"
+        if not (cache / "manifest.json").exists():
+            stage = open_folder(cache, stage="embed", config={}, inputs={})
+            write_array(cache / "embeddings.npy", code.astype("float32"))
+            write_table(cache / "stimuli.parquet", pd.DataFrame({"stimulus_id": ids}))
+            write_json(cache / "spec.json", EmbeddingSpec(name="code", shape=(4,), dtype="float32").to_json())
+            stage.finish()
+        data = BrainData(PreparedStudy(folder, finished=False), targets={"code": EmbeddingCache(cache)},
+                         split=Split(**(split or {})), normalisation=Normalisation(**(normalisation or {})))
+        data.fit_normalisation()
+        return data
+
+    return make
+
+
+def _write_toy(folder: Path, *, modality: str, snr: float, seed: int, n_channels: int, n_times: int, sessions: int,
+               offset: float = 0.0) -> tuple[np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    splits = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    ids = [f"{split}-{i:03d}" for i, split in enumerate(splits)]
+    code = rng.standard_normal((60, 4))
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "spec.json").exists():
+        return code, ids
+    writer = PreparedWriter(folder, study="toy")
+    for subject in ("sub-01", "sub-02"):
+        stimulus = np.repeat(np.arange(60), [4 if split == "test" else 2 for split in splits])
+        trials = pd.DataFrame({"stimulus_id": [ids[i] for i in stimulus], "split": [splits[i] for i in stimulus],
+                               "repetition": 0, "session": [str(i % sessions) for i in range(len(stimulus))]})
+        weights = rng.standard_normal((4, n_channels * n_times))
+        x = snr * code[stimulus] @ weights + rng.standard_normal((len(stimulus), n_channels * n_times))
+        x = 5 + x + offset * trials["session"].astype(int).to_numpy()[:, None]
+        times = {"sfreq": 100.0, "tmin": -0.1, "ch_names": [f"C{i}" for i in range(n_channels)],
+                 "ch_types": ["eeg"] * n_channels} if modality != "fmri" else {}
+        writer.add_subject(SignalSpec(subject=subject, modality=modality, units="a.u.", n_channels=n_channels,
+                                      n_times=n_times, **times),
+                           trials=trials, signals=[x.reshape(-1, n_channels, n_times)])
+    writer.finish(pd.DataFrame({"stimulus_id": ids, "kind": "image", "concept": ids}),
+                  images=rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8))
+    return code, ids
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch, capsys):
+    """Return a function that runs a script in this process and returns its exit code and what it printed."""
+    scripts = Path(__file__).parents[1]
+
+    def call(script: str, *arguments: str) -> tuple[int, str]:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [script, f"paths.outputs={tmp_path / 'outputs'}", *arguments])
+        handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(scripts / script), run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            logging.getLogger().handlers[:] = handlers
+            logging.getLogger().setLevel(level)
+            logging.captureWarnings(False)
+            GlobalHydra.instance().clear()
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+@pytest.fixture
+def digits(tmp_path: Path):
+    """Return a function that writes a small file in the format of the digits 6/9 study, with a planted linear map."""
+
+    def write(path: Path = tmp_path / "digits.mat", *, n_train: int = 40, n_test: int = 10, n_voxels: int = 30,
+              side: int = 8, seed: int = 0, **changes) -> Path:
+        from scipy.io import savemat
+
+        rng = np.random.default_rng(seed)
+        n = n_train + n_test
+        images = np.zeros((n, side, side))
+        labels = rng.integers(1, 3, n)
+        for image, label in zip(images, labels, strict=True):
+            row = rng.integers(1, side - 3)
+            image[row:row + 3, (label - 1) * side // 2:(label - 1) * side // 2 + 3] = rng.integers(150, 255)
+        stimuli = images.transpose(0, 2, 1).reshape(n, -1)
+        responses = (stimuli / 255) @ rng.standard_normal((side * side, n_voxels))
+        responses += 0.3 * rng.standard_normal(responses.shape)
+        values = {"fmriTrn": responses[:n_train], "fmriTest": responses[n_train:],
+                  "stimTrn": stimuli[:n_train].astype(np.uint8), "stimTest": stimuli[n_train:].astype(np.uint8),
+                  "labelTrn": labels[:n_train, None].astype(np.uint8),
+                  "labelTest": labels[n_train:, None].astype(np.uint8)}
+        values.update(changes)
+        savemat(path, {k: v for k, v in values.items() if v is not None})
+        return path
+
+    return write

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain2img.data.dataset import EpochSampler
+from brain2img.data.normalisation import FittedNormalisation, Normalisation
+from brain2img.data.trials import Split, averaged
+from brain2img.records import SignalSpec
+
+
+def test_scaling_comes_from_training_trials_only(toy):
+    data = toy(normalisation={"scale": "subject", "clip": None})
+    train = data.trials.query("subject == 'sub-01' and split == 'train'")["row"].to_numpy()
+    raw = np.asarray(data.study.signals("sub-01"), dtype=np.float64)
+    mean, std = raw[train].mean(axis=(0, 2)), raw[train].std(axis=(0, 2))
+    rows = np.arange(len(raw))
+    expected = (raw - mean[:, None]) / std[:, None]
+    got = data.signals("sub-01", [[r] for r in rows])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_changing_test_trials_changes_no_statistic(toy, tmp_path):
+    spec = SignalSpec(subject="s", modality="eeg", units="V", n_channels=3, n_times=50, sfreq=100.0, tmin=0.0,
+                      ch_names=("a", "b", "c"), ch_types=("eeg",) * 3)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3, 50)).astype("float32")
+    trials = pd.DataFrame({"row": np.arange(40), "session": "1"})
+    states = []
+    for y in (x, np.concatenate([x[:40], 100 * x[40:]])):
+        fitted = FittedNormalisation(Normalisation(noise_normalise=True), spec=spec)
+        fitted.fit(y, trials)
+        states.append(fitted.state)
+    for key in states[0]:
+        np.testing.assert_array_equal(states[0][key], states[1][key])
+
+
+def test_whitening_equals_the_published_recipe(toy):
+    """Mean over trials of scikit-learn's Ledoit-Wolf covariance, to the power -1/2 (scipy), channels only."""
+    from scipy.linalg import fractional_matrix_power
+    from sklearn.covariance import LedoitWolf
+
+    data = toy(modality="eeg", n_channels=5, n_times=30,
+               normalisation={"noise_normalise": True, "scale": "none", "clip": None})
+    raw = np.asarray(data.study.signals("sub-01"), dtype=np.float64)
+    train = data.trials.query("subject == 'sub-01' and split == 'train'")["row"].to_numpy()
+    covariance = np.mean([LedoitWolf().fit(raw[r].T).covariance_ for r in train], axis=0)
+    expected = fractional_matrix_power(covariance, -0.5) @ raw[3]
+    np.testing.assert_allclose(data.signals("sub-01", [[3]])[0], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_sessions_are_scaled_apart(toy):
+    x = {scale: (data := toy(sessions=2, offset=50.0, normalisation={"scale": scale, "min_trials": 5}))
+         .signals("sub-01", [[r] for r in data.trials.query("subject == 'sub-01' and split == 'train'")["row"]])
+         for scale in ("session", "subject")}
+    session = np.arange(len(x["session"])) % 2
+    gap = {scale: abs(v[session == 0].mean() - v[session == 1].mean()) for scale, v in x.items()}
+    assert gap["session"] < 0.05
+    assert gap["subject"] > 1
+
+
+def test_repetitions_are_averaged_before_decoding(toy):
+    data = toy()
+    items = data.items("test")
+    assert len(items) == 20
+    assert (items["n_averaged"] == 4).all()
+    row = items.iloc[3]
+    singles = data.signals(row["subject"], [[r] for r in row["trial_ids"]])
+    batch = data.batch(items.iloc[[3]])
+    np.testing.assert_allclose(batch.signals[row["subject"]][0], singles.mean(axis=0), rtol=1e-5)
+
+
+def test_batches_keep_the_order_of_their_rows_over_subjects(toy):
+    data = toy()
+    items = data.items("test").sample(frac=1.0, random_state=0)
+    batch = data.batch(items)
+    assert batch.stimulus_ids == items["stimulus_id"].tolist()
+    np.testing.assert_array_equal(batch.targets["code"], data.target("code", batch.stimulus_ids))
+    places = np.concatenate([batch.rows[s].numpy() for s in batch.signals])
+    assert sorted(places) == list(range(len(items)))
+    for subject in batch.signals:
+        assert set(items.iloc[batch.rows[subject].numpy()]["subject"]) == {subject}
+
+
+def test_drawn_repetitions_are_subsets_and_repeatable():
+    trials = pd.DataFrame({"subject": "s", "stimulus_id": ["a"] * 5 + ["b"] * 2, "row": range(7)})
+    rows = averaged(trials, n_averaged=3, n_draws=2, seed=1)
+    assert rows["stimulus_id"].tolist() == ["a", "a"], "too few repetitions of b"
+    assert all(len(set(ids)) == 3 and set(ids) <= set(range(5)) for ids in rows["trial_ids"])
+    pd.testing.assert_frame_equal(rows, averaged(trials, n_averaged=3, n_draws=2, seed=1))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_cover_every_stimulus_once_and_never_share_one(seed):
+    trials = pd.DataFrame({"subject": ["a"] * 23 + ["b"] * 23, "stimulus_id": [f"s{i}" for i in range(23)] * 2})
+    tested = []
+    for fold in range(10):
+        split = Split(kind="kfold", n_folds=10, fold=fold, seed=seed, val_fraction=0.1).assign(trials, what="x")
+        parts = {s: set(trials["stimulus_id"][split == s]) for s in ("train", "val", "test")}
+        assert not parts["train"] & parts["test"]
+        assert not parts["val"] & (parts["test"] | parts["train"])
+        tested += sorted(parts["test"])
+    assert sorted(tested) == sorted(f"s{i}" for i in range(23))
+
+
+def test_too_many_folds_are_refused():
+    trials = pd.DataFrame({"subject": "a", "stimulus_id": ["s0", "s1"]})
+    with pytest.raises(ValueError, match="expected at least 10 stimuli for 10 folds, got 2"):
+        Split(kind="kfold", n_folds=10).assign(trials, what="study x")
+    with pytest.raises(ValueError, match="expected 'study' or 'kfold'"):
+        Split(kind="random")
+
+
+def test_the_sampler_is_a_pure_function_of_seed_and_epoch():
+    first, second = EpochSampler(20, batch_size=6, seed=3), EpochSampler(20, batch_size=6, seed=3)
+    list(first)
+    first.set_epoch(5)
+    second.set_epoch(5)
+    assert list(first) == list(second)
+    assert sorted(sum(first, []))[:1] >= [0]
+    assert len(first) == 3
+    second.set_epoch(6)
+    assert list(first) != list(second)
+
+
+def test_noise_has_the_channel_covariance_of_the_training_signals(toy):
+    data = toy(modality="eeg", n_channels=4, n_times=40, normalisation={"scale": "subject"})
+    items = pd.concat([data.items("test").query("subject == 'sub-01'")] * 200).assign(n_averaged=1)
+    noise = data.batch(items, noise=np.random.default_rng(0)).signals["sub-01"].numpy()
+    real = data.signals("sub-01", [[r] for r in data._of("sub-01", "train")["row"]])
+    real = real - real.mean(axis=0)
+    a, b = (np.cov(np.moveaxis(x, 1, 0).reshape(4, -1)) for x in (noise, real))
+    np.testing.assert_allclose(a, b, atol=0.05)
+
+
+def test_window_and_channels_are_chosen_by_time_and_name(toy):
+    data = toy(modality="eeg", n_channels=5, n_times=40, normalisation={"window": (0.0, 0.19), "channels": ["C3", "C1"]})
+    spec = data.specs["sub-01"]
+    assert spec.ch_names == ("C3", "C1")
+    assert spec.n_times == 20
+    assert spec.times[0] == pytest.approx(0.0)
+    assert spec.times[-1] == pytest.approx(0.19)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"channels": ["Cz"]}, "got Cz. Correct data.channels"),
+    ({"window": (2.0, 3.0)}, "expected data.window within"),
+    ({"scale": "minmax"}, "data.scale: expected"),
+])
+def test_bad_normalisation_settings_are_refused(toy, settings, message):
+    with pytest.raises(ValueError, match=message):
+        toy(modality="eeg", n_channels=5, n_times=40, normalisation=settings)
+
+
+def test_whitened_signals_refuse_channel_subsets():
+    spec = SignalSpec(subject="s", modality="eeg", units="V", n_channels=2, n_times=5, sfreq=100.0,
+                      ch_names=("a", "b"), whitened=True)
+    with pytest.raises(ValueError, match="allow_mixed_channels=true"):
+        FittedNormalisation(Normalisation(channels=["a"]), spec=spec)
+    assert FittedNormalisation(Normalisation(channels=["a"], allow_mixed_channels=True), spec=spec).spec.n_channels == 1
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.0, "constant"), (np.nan, "NaN or infinite")])
+def test_bad_channels_are_named_before_training(value, word):
+    spec = SignalSpec(subject="s7", modality="eeg", units="V", n_channels=2, n_times=5, sfreq=100.0,
+                      ch_names=("Oz", "Cz"))
+    x = np.random.default_rng(0).standard_normal((30, 2, 5))
+    x[:, 1] = value
+    trials = pd.DataFrame({"row": np.arange(30), "session": "1"})
+    with pytest.raises(ValueError, match=rf"subject 's7'.*1 {word} \(Cz\)"):
+        FittedNormalisation(Normalisation(), spec=spec).fit(x, trials)
+    fitted = FittedNormalisation(Normalisation(exclude_channels=["Cz"]), spec=spec)
+    fitted.fit(x, trials)
+    assert fitted.spec.ch_names == ("Oz",)
+
+
+def test_statistics_of_other_channels_are_refused(toy, tmp_path):
+    toy(n_channels=12).save_normalisation(tmp_path)
+    with pytest.raises(ValueError, match="expected 7 channels, got statistics of 12"):
+        toy(n_channels=7, seed=1).load_normalisation(tmp_path)
+
+
+def test_a_target_that_lacks_stimuli_is_refused(toy):
+    data = toy()
+    with pytest.raises(ValueError, match="Run the embed stage"):
+        data.targets["code"].rows(["train-000", "nowhere"])

@@ -1,0 +1,80 @@
+"""Contracts over every YAML: they compose, their targets resolve, their keys bind, their classes have a tiny()."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+import brain2img.interfaces as interfaces
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+ROOTS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
+EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
+                     for p in (CONFIGS / "experiment").rglob("*.yaml"))
+INTERFACES = {"study": "Study", "space": "Space", "augmentation": "Augmentation", "adapter": "SubjectAdapter",
+              "encoder": "Encoder", "head": "Head", "decoder": "Decoder", "reconstructor": "Reconstructor",
+              "metric": "Metric", "prior": "Prior", "captioner": "Captioner"}
+PARTS = sorted(p for group in INTERFACES for p in (CONFIGS / group).rglob("*.yaml"))
+# what stages/build.py passes beside the YAML
+GIVEN = {"adapter": {"specs", "grid"}, "encoder": {"specs"}, "head": {"hidden", "spec"},
+         "decoder": {"specs", "targets", "seed", "adapter", "encoder", "heads", "augmentation", "training"}}
+
+
+def _parts(path: Path) -> list[dict]:
+    content = {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "defaults"}
+    return [content] if "_target_" in content else list(content.values())
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("experiment", ["null", *EXPERIMENTS])
+def test_every_root_composes_with_every_experiment(composed, root, experiment):
+    cfg = composed(root, f"experiment={experiment}")
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert resolved["study"]["_target_"].startswith("brain2img.studies.")
+    for member in cfg.members:
+        assert member in EXPERIMENTS
+
+
+def test_every_root_has_a_script_and_the_other_way_round():
+    assert ROOTS == sorted(p.stem for p in SCRIPTS.glob("*.py") if not p.stem.startswith("bench_"))
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_part_resolves_binds_and_has_a_tiny_version(path):
+    group = path.relative_to(CONFIGS).parts[0]
+    if group in ("space", "head", "metric"):
+        assert len(yaml.safe_load(path.read_text())) == 1, "one key per file"
+    for part in _parts(path):
+        cls = get_class(part["_target_"])
+        assert issubclass(cls, getattr(interfaces, INTERFACES[group]))
+        parameters = inspect.signature(cls.__init__).parameters
+        keys = {k for k in part if k not in ("_target_", "raw")}
+        assert keys <= set(parameters), f"unknown keys {keys - set(parameters)}"
+        needed = {n for n, p in parameters.items() if p.default is p.empty and n != "self"}
+        assert needed <= keys | GIVEN.get(group, set()), f"missing keys {needed - keys}"
+        assert len(parameters) - 1 <= 10 + len(GIVEN.get(group, ()))
+        if group != "decoder" or "tiny" in vars(cls):
+            assert isinstance(cls.tiny(), cls)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_yaml_files_are_short(path):
+    root = path.parent == CONFIGS
+    assert len(path.read_text().splitlines()) <= (40 if root else 25)
+
+
+def test_only_paths_reads_the_environment():
+    readers = [p for p in CONFIGS.rglob("*.yaml") if "oc.env" in p.read_text()]
+    assert {p.parent.name for p in readers} == {"paths"}
+
+
+def test_scripts_are_thin():
+    for path in SCRIPTS.glob("*.py"):
+        if not path.stem.startswith("bench_"):
+            assert len(path.read_text().splitlines()) <= 40, path
