@@ -1,0 +1,292 @@
+"""The deep decoder: recovery, exact resume, checkpoints, messages."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from planted import Killed, PlantedData, build
+
+from brain2img.decoders.deep import DeepDecoder, retrieval_top1, shared_stimuli
+from brain2img.decoders.training import TrainingSettings
+from brain2img.heads.linear import LinearHead
+from brain2img.losses import MSE
+from brain2img.records import BrainBatch, EmbeddingSpec
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return set(a) == set(b) and all(equal(a[k], b[k]) for k in a if k != "seconds")
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def state(folder):
+    """All of ``last.ckpt`` but Lightning's bookkeeping of where it is inside an epoch."""
+    return {k: v for k, v in torch.load(folder / "last.ckpt", weights_only=True).items() if k != "loops"}
+
+
+def stopped_and_resumed(folder, *, after, data, training):
+    for n in after:
+        with pytest.raises(Killed):
+            build(**training).fit(PlantedData(**data, fail_after=n), folder=folder)
+    decoder = build(**training)
+    decoder.fit(PlantedData(**data), folder=folder)
+    return decoder
+
+
+CASES = {
+    "all": ({}, {}, (12 * 2 + 5, 7)),
+    "odd accumulation, no average": ({"accumulate": 5, "ema": None, "precision": "bf16-mixed"}, {}, (12 + 5,)),
+    "rare validation": ({"check_val_every": 2, "schedule": "cosine"}, {"n": 190}, (11 + 2, 11 + 1)),
+    "no validation": ({}, {"validation": False}, (12 * 3 + 5,)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resume_is_exact(tmp_path, case):
+    training, data, after = CASES[case]
+    straight = build(**training)
+    straight.fit(PlantedData(**data), folder=tmp_path / "straight")
+    resumed = stopped_and_resumed(tmp_path / "resumed", after=after, data=data, training=training)
+    assert equal(state(tmp_path / "straight"), state(tmp_path / "resumed"))
+    assert equal(dict(straight.module.state_dict()), dict(resumed.module.state_dict()))
+    rows = list(csv.DictReader((tmp_path / "resumed/logs/metrics.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == list(range(4))
+
+
+def test_a_finished_fit_is_left_alone_and_early_stopping_is_remembered(tmp_path):
+    training = {"max_epochs": 12, "patience": 1, "lr": 1e-9, "schedule": "none", "ema": None}
+    build(**training).fit(PlantedData(), folder=tmp_path)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["callbacks"]["Checkpoints"]["stopped"]
+    assert last["epoch"] < 11
+    before = (tmp_path / "last.ckpt").stat().st_mtime_ns
+    build(**training).fit(PlantedData(), folder=tmp_path)
+    assert (tmp_path / "last.ckpt").stat().st_mtime_ns == before
+
+
+def top1(decoder, data):
+    batch = next(iter(data.eval_loader("val", batch_size=1000)))
+    predicted = torch.from_numpy(decoder.predict(batch)["tiny"])
+    return retrieval_top1(predicted, batch.targets["tiny"], batch.stimulus_ids)
+
+
+def test_a_planted_map_is_recovered_and_a_shuffled_one_is_not(tmp_path):
+    data, shuffled = PlantedData(), PlantedData(shuffled=True)
+    decoder = build(max_epochs=6)
+    decoder.fit(data, folder=tmp_path / "a")
+    assert top1(decoder, data) > 0.7  # chance is 1 / 60
+    none = build(max_epochs=3)
+    none.fit(shuffled, folder=tmp_path / "b")
+    assert top1(none, shuffled) < 8 / 120  # 99.9 % of binomial(120, 1 / 60) lies below
+
+
+def test_the_kept_weights_are_the_averaged_ones_of_the_best_epoch(tmp_path):
+    decoder = build()
+    decoder.fit(PlantedData(), folder=tmp_path)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    rows = list(csv.DictReader((tmp_path / "logs/metrics.csv").open()))
+    assert best["epoch"] == int(np.argmax([float(row["val/top1"]) for row in rows]))
+    assert best["score"] == max(float(row["val/top1"]) for row in rows)
+    assert top1(decoder, PlantedData()) == pytest.approx(best["score"])
+    decoder.save(tmp_path)
+    assert equal(torch.load(tmp_path / "best.ckpt", weights_only=True), best)
+    if best["epoch"] == last["epoch"]:
+        assert equal(best["state_dict"], last["callbacks"]["AveragedWeights"]["average"])
+    assert set(rows[0]) == {
+        "epoch", "lr", "seconds", "train/tiny/nce", "train/tiny/mse", "train/adapter/reconstruction",
+        "train/adapter/cycle", "train/loss", "val/tiny/nce", "val/tiny/mse", "val/loss", "val/top1"}
+    assert any(path.name.startswith("events.out.tfevents") for path in (tmp_path / "logs").iterdir())
+
+
+def test_prediction_does_not_depend_on_chunks_or_order():
+    decoder = build()
+    batch = next(iter(PlantedData().eval_loader("val", batch_size=1000)))
+    whole = decoder.predict(batch)["tiny"]
+    assert whole.shape == (120, 8)
+    assert whole.dtype == np.float32
+    for places in ([5, 100, 3], [119, 0]):
+        part = PlantedData().batch("val", places)
+        np.testing.assert_allclose(decoder.predict(part)["tiny"], whole[places], atol=1e-5)
+    torch.testing.assert_close(decoder.module.eval()(batch)[0]["tiny"].detach(), torch.from_numpy(whole))
+
+
+def test_soft_targets_of_subjects_are_put_in_their_places():
+    module = build().module
+    batch = PlantedData().batch("train", [0, 200, 1, 201, 2, 202, 3])
+    mixed, soft_targets = module._augment(batch)
+    assert torch.allclose(soft_targets.sum(dim=1), torch.ones(7))
+    subject = torch.tensor([0, 1, 0, 1, 0, 1, 0])
+    assert (soft_targets[subject[:, None] != subject[None, :]] == 0).all()
+    for name, rows in batch.rows.items():
+        weights = soft_targets[rows][:, rows]
+        torch.testing.assert_close(mixed.signals[name], torch.einsum("ij,jct->ict", weights, batch.signals[name]))
+
+
+def test_top1_counts_ties_in_part_and_repeats_once():
+    target = torch.eye(3)[[0, 1, 2, 0]]
+    ids = ["a", "b", "c", "a"]
+    assert retrieval_top1(target, target, ids) == 1.0
+    predicted = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 1, 1], [1.0, 1, 0]])
+    assert retrieval_top1(predicted, target, ids) == pytest.approx((1 + 0 + 1 / 3 + 1 / 2) / 4)
+    expected = [[x == y for y in ids] for x in ids]
+    assert shared_stimuli(ids).tolist() == expected
+
+
+def test_biases_and_norms_are_not_decayed():
+    decoder = build(schedule="none", weight_decay=0.1)
+    groups = decoder.module.configure_optimizers().param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    names = {id(p): n for n, p in decoder.module.named_parameters()}
+    free = {names[id(p)] for p in groups[1]["params"]}
+    assert {"heads.tiny.linear.bias", "encoder.mlp.0.1.weight", "heads.tiny.losses.nce.scale"} <= free
+    assert not any(n.endswith("linear.weight") for n in free)
+
+
+def test_save_and_load(tmp_path):
+    first, second = build(), build(seed=1)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    assert equal(dict(first.module.state_dict()), dict(second.module.state_dict()))
+
+
+def test_random_generators_of_the_caller_are_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    decoder = DeepDecoder.tiny()
+    torch.manual_seed(5)
+    decoder.fit(PlantedData(), folder=tmp_path)
+    torch.testing.assert_close(torch.rand(3), expected, atol=0, rtol=0)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
+    build().save(tmp_path)
+    with pytest.raises(ValueError, match=r"(?s)shape of encoder.mlp.0.0.weight: \(24, 24\) here, \(32, 32\) there.*"
+                                         "Use the configuration"):
+        build(width=24).load(tmp_path)
+    other = build()
+    other.module.heads["more"] = LinearHead(hidden=(1, 32), spec=EmbeddingSpec(name="b", shape=(2,)), space="b",
+                                            losses={})
+    with pytest.raises(ValueError, match="missing: heads.more.linear.weight"):
+        other.load(tmp_path)
+    with pytest.raises(ValueError, match="expected a trained model, got nothing"):
+        other.load(tmp_path / "nowhere")
+    (tmp_path / "best.ckpt").write_bytes((tmp_path / "best.ckpt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="expected a whole checkpoint of this project"):
+        build().load(tmp_path)
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last.ckpt: expected a whole checkpoint"):
+        build().fit(PlantedData(), folder=tmp_path)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    torch.save({"state_dict": Path("/")}, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        build().load(tmp_path)
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+    parts = DeepDecoder.tiny().module
+    spec = EmbeddingSpec(name="x", shape=(8,))
+
+    def head(space="tiny", **options):
+        return LinearHead(hidden=(1, 16), spec=spec, space=space, losses={"mse": MSE()}, **options)
+
+    def made(heads, encoder=parts.encoder):
+        return DeepDecoder(adapter=parts.adapter, encoder=encoder, heads=heads, training={"max_epochs": 1})
+
+    with pytest.raises(ValueError, match=r"space 'tiny': expected one head with prediction=true, got \['a', 'b'\]"):
+        made({"a": head(), "b": head()})
+    with pytest.raises(ValueError, match=r"expected one head with prediction=true, got \[\]"):
+        made({"a": head(prediction=False)})
+    with pytest.raises(ValueError, match="expected at least one head"):
+        made({})
+    with pytest.raises(ValueError, match="expected an adapter onto the encoder's grid"):
+        made({"a": head()}, encoder=type(parts.encoder)(specs={}, width=8))
+    with pytest.raises(ValueError, match=r"head 'a': expected targets of space 'clip', got only \['tiny'\]"):
+        made({"a": head("clip")}).fit(PlantedData(), folder=tmp_path)
+
+
+def test_settings_are_checked(caplog):
+    for values, match in (({"max_epochs": 1, "epochs": 2}, "expected keys of .* got 'epochs'"),
+                          ({}, "expected max_epochs, got none"),
+                          ({"max_epochs": 0}, "trainer.max_epochs: expected 1 or more, got 0"),
+                          ({"max_epochs": 1, "precision": "8"}, "trainer.precision: expected one of"),
+                          ({"max_epochs": 1, "ema": 1.5}, "trainer.ema: expected a decay between 0 and 1")):
+        with pytest.raises(ValueError, match=match):
+            TrainingSettings.of(values)
+
+
+def test_an_unknown_monitor_and_a_diverging_fit_end_with_a_message(tmp_path):
+    with pytest.raises(ValueError, match=r"trainer.monitor: expected one of \['val/loss', .*got 'val/top9'"):
+        build(monitor="val/top9").fit(PlantedData(), folder=tmp_path / "a")
+    with pytest.raises(ValueError, match="expected a finite loss in epoch 0, got"):
+        build(lr=1e30, gradient_clip=None, schedule="none").fit(PlantedData(), folder=tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
+    build(max_epochs=8).fit(PlantedData(n=960), folder=tmp_path / "straight")
+    code = ("import sys; from pathlib import Path; from planted import Killed, PlantedData, build; "
+            "build(max_epochs=8).fit(PlantedData(n=960), folder=Path(sys.argv[1]))")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    folder = tmp_path / "killed"
+    rng = np.random.default_rng(0)
+    for kills in range(4):
+        process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=env)
+        before = (folder / "last.ckpt").stat().st_mtime_ns if kills else 0
+        while process.poll() is None:
+            now = (folder / "last.ckpt").stat().st_mtime_ns if (folder / "last.ckpt").exists() else 0
+            if now != before:
+                time.sleep(rng.uniform(0, 0.3))
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.wait()
+    build(max_epochs=8).fit(PlantedData(n=960), folder=folder)
+    assert equal(state(tmp_path / "straight"), state(folder))
+    assert equal(*(torch.load(f / "best.ckpt", weights_only=True) for f in (tmp_path / "straight", folder)))
+
+
+def test_the_same_stimulus_of_two_subjects_is_no_negative():
+    decoder = build()
+    batch = PlantedData().batch("train", [0, 1, 192, 193])  # train0 and train1 of both subjects
+    assert batch.stimulus_ids == ["train0", "train1", "train0", "train1"]
+    outputs = {"tiny": batch.targets["tiny"]}
+    terms, _ = decoder.module._head_losses(outputs, batch, None)
+    cosine = F.cosine_similarity(batch.targets["tiny"][:1], batch.targets["tiny"][1:2])
+    factor = 1 / 0.07
+    expected = -torch.log(1 / (2 + 2 * torch.exp(factor * (cosine - 1))))
+    torch.testing.assert_close(terms["tiny/nce"], expected.squeeze())
+
+
+def test_predicting_needs_no_targets():
+    batch = PlantedData().batch("val", [0, 1])
+    bare = BrainBatch(signals=batch.signals, rows=batch.rows, stimulus_ids=batch.stimulus_ids)
+    np.testing.assert_array_equal(build().predict(bare)["tiny"], build().predict(batch)["tiny"])
+
+
+def test_a_terminated_fit_does_not_look_finished(tmp_path):
+    data = PlantedData()
+    plain = data.batch
+
+    def batch(split, places):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(split, places)
+
+    data.batch = batch
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        build().fit(data, folder=tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
