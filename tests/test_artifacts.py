@@ -101,9 +101,13 @@ def test_foreign_folder_is_left_alone(tmp_path):
 
 
 def test_full_disk_is_one_message_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="got a full disk"), writing(tmp_path / "x.npy") as temporary:
-        temporary.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fill():
+        with writing(tmp_path / "x.npy") as temporary:
+            temporary.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match="got a full disk"):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +157,8 @@ def test_array_writer_of_another_layout_starts_anew(tmp_path):
 
 def test_a_condition_is_a_view_and_not_a_copy(tmp_path):
     spec = {"clip": EmbeddingSpec(name="clip", shape=(2,))}
-    rows = pd.DataFrame({"subject": "s", "stimulus_id": list("abc"), "n_averaged": 1, "draw": 0, "trial_ids": [[0]] * 3})
+    rows = pd.DataFrame({"subject": "s", "stimulus_id": list("abc"), "n_averaged": 1, "draw": 0,
+                         "trial_ids": [[0]] * 3})
     base = open_folder(tmp_path / "decoded", **ASKED)
     write_array(base.work / "clip.npy", np.arange(6.0).reshape(3, 2))
     Predictions.write(base.work, rows=rows, specs=spec)

@@ -32,9 +32,9 @@ def _parts(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("root", ROOTS)
-@pytest.mark.parametrize("experiment", ["null", *EXPERIMENTS])
+@pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
 def test_every_root_composes_with_every_experiment(composed, root, experiment):
-    cfg = composed(root, f"experiment={experiment}")
+    cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["study"]["_target_"].startswith("brain2img.studies.")
     for member in cfg.members:
@@ -42,7 +42,7 @@ def test_every_root_composes_with_every_experiment(composed, root, experiment):
 
 
 def test_every_root_has_a_script_and_the_other_way_round():
-    assert ROOTS == sorted(p.stem for p in SCRIPTS.glob("*.py") if not p.stem.startswith("bench_"))
+    assert sorted(p.stem for p in SCRIPTS.glob("*.py") if not p.stem.startswith("bench_")) == ROOTS
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda p: str(p.relative_to(CONFIGS)))

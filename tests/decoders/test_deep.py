@@ -178,7 +178,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     other = build()
     other.module.heads["more"] = LinearHead(hidden=(1, 32), spec=EmbeddingSpec(name="b", shape=(2,)), space="b",
                                             losses={})
-    with pytest.raises(ValueError, match="missing: heads.more.linear.weight"):
+    with pytest.raises(ValueError, match=r"missing: heads\.more\.linear\.weight"):
         other.load(tmp_path)
     with pytest.raises(ValueError, match="expected a trained model, got nothing"):
         other.load(tmp_path / "nowhere")

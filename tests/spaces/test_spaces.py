@@ -79,5 +79,5 @@ def test_open_clip_identity_follows_the_weights(stimuli, tmp_path):
 def test_open_clip_says_what_is_missing(stimuli, tmp_path):
     with pytest.raises(ValueError, match="expected an open_clip architecture, got 'ViT-X-99'"):
         OpenCLIP(model="ViT-X-99").spec(stimuli)
-    with pytest.raises(ValueError, match="expected weights '.*nothing.pt' for scenes_clip"):
+    with pytest.raises(ValueError, match=r"expected weights '.*nothing\.pt' for scenes_clip"):
         OpenCLIP(model="scenes_clip", pretrained=str(tmp_path / "nothing.pt")).embed(stimuli, [0])

@@ -40,7 +40,8 @@ class NearestTrainingImage(Reconstructor):
 
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generator: Generator) -> Tensor:
         """Return ``(B, 3, size, size)`` in [0, 1]."""
-        assert self._embeddings is not None and self._images is not None, "fit before reconstruct"
+        assert self._embeddings is not None, "fit before reconstruct"
+        assert self._images is not None, "fit before reconstruct"
         decoded = torch.nn.functional.normalize(embeddings[self.space].float().flatten(1) - self._mean, dim=1)
         nearest = (decoded @ self._embeddings.T).argmax(dim=1).numpy()
         images = torch.from_numpy(self._images[nearest]).permute(0, 3, 1, 2).float() / 255

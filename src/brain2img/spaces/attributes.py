@@ -62,13 +62,16 @@ class Attributes(Space):
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return ``(n, D)`` float32: 0 or 1, and numbers as they are."""
-        labels = self.spec(stimuli).labels
+        labels = {label: i for i, label in enumerate(self.spec(stimuli).labels)}
+        names = {label.partition("=")[0] for label in labels}
         table = stimuli.table["attributes"]
         out = np.zeros((len(rows), len(labels)), dtype=np.float32)
         for i, row in enumerate(rows):
-            for j, label in enumerate(labels):
-                name, _, value = label.partition("=")
-                out[i, j] = float(table.iloc[row][name]) if not value else str(table.iloc[row][name]) == value
+            for name, value in table.iloc[row].items():
+                if name in labels:
+                    out[i, labels[name]] = value
+                elif name in names:
+                    out[i, labels[f"{name}={value}"]] = 1
         return out
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 from brain2img.artifacts import digest, file_digest
 from brain2img.interfaces import Space
 from brain2img.records import EmbeddingSpec, Stimuli
+
+log = logging.getLogger(__name__)
 
 OWN_MODELS = Path(__file__).parent
 
@@ -68,8 +71,13 @@ class OpenCLIP(Space):
         import open_clip
 
         assert self._config
+        if self.pretrained is None:
+            log.warning("space %s: %s with random weights (seed %d): its embeddings carry little meaning", self.name,
+                        self.model_name, self.seed)
+        level = logging.root.manager.disable
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
+            logging.disable(logging.WARNING)  # open_clip tells every step to the root logger
             try:
                 model, _, transform = open_clip.create_model_and_transforms(
                     self.model_name, pretrained=self.pretrained, weights_only=True)
@@ -78,6 +86,8 @@ class OpenCLIP(Space):
                     f"space {self.name!r}: expected weights {self.pretrained!r} for {self.model_name}, got "
                     f"{type(error).__name__}: {str(error).splitlines()[0]}. Give a tag of open_clip.list_pretrained(), "
                     "a checkpoint path, or download the weights on a machine with network access first.") from error
+            finally:
+                logging.disable(level)
         return model.eval().requires_grad_(False).to(self.device), transform
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -112,15 +113,22 @@ def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> D
     if "specs" in wanted:
         given |= {"specs": data.specs, "targets": data.target_specs}
     if "heads" in wanted:
-        encoder = build(config["encoder"], specs=data.specs)
-        heads = {}
-        for name, head in config["head"].items():
-            if head["space"] not in data.target_specs:
-                raise ValueError(f"head {name!r}: expected a space of {sorted(data.target_specs)}, got "
-                                 f"{head['space']!r}. Add it with space=[...], or leave the head out.")
-            heads[name] = build(head, hidden=encoder.hidden, spec=data.target_specs[head["space"]])
-        augmentation = config.get("augmentation")
-        given |= {"encoder": encoder, "adapter": build(config["adapter"], specs=data.specs, grid=encoder.grid),
-                  "heads": heads, "augmentation": build(augmentation) if augmentation else None,
-                  "training": config["trainer"]}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # initial weights, the same for a fit that is begun again
+            given |= _parts(config, data)
     return build(config["decoder"], **given)
+
+
+def _parts(config: Mapping[str, Any], data: BrainData) -> dict[str, Any]:
+    """Return the parts of a deep decoder: the encoder states the grid for the adapter and the width for the heads."""
+    encoder = build(config["encoder"], specs=data.specs)
+    heads = {}
+    for name, head in config["head"].items():
+        if head["space"] not in data.target_specs:
+            raise ValueError(f"head {name!r}: expected a space of {sorted(data.target_specs)}, got "
+                             f"{head['space']!r}. Add it with space=[...], or leave the head out.")
+        heads[name] = build(head, hidden=encoder.hidden, spec=data.target_specs[head["space"]])
+    augmentation = config.get("augmentation")
+    return {"encoder": encoder, "adapter": build(config["adapter"], specs=data.specs, grid=encoder.grid),
+            "heads": heads, "augmentation": build(augmentation) if augmentation else None,
+            "training": config["trainer"]}

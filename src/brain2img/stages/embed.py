@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.progress import track
 
 from brain2img.artifacts import ArrayWriter, open_folder, write_json, write_table
 from brain2img.data.dataset import chunks
 from brain2img.data.prepared import PreparedStudy
 from brain2img.stages.build import build_spaces, plain
+from brain2img.stages.progress import progress
 from brain2img.stages.workspace import cache_folder, prepared_folder
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def embed(cfg: DictConfig) -> list[Path]:
         log.info("embed %d stimuli in space %s %s", len(stimuli), name, spec.shape)
         writer = ArrayWriter(folder.work, {"embeddings": ((len(stimuli), *spec.shape), spec.dtype)})
         parts = [rows for rows in chunks(len(stimuli), cfg.batch_size) if rows[-1] >= writer.done]
-        for rows in track(parts, description=f"embed {name}", transient=True):
+        for rows in progress(parts, description=f"embed {name}"):
             writer.write({"embeddings": space.embed(stimuli, rows[max(0, writer.done - rows[0]):])})
         writer.close()
         write_table(folder.work / "stimuli.parquet", stimuli.table[["stimulus_id"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ def pipeline(cfg: DictConfig) -> Path:
     folder = evaluate(cfg)
     from brain2img.report.tables import summary_table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(summary_table(load_summary(folder)))
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
     console.print(f"Took {time.monotonic() - began:.0f} s.")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-from rich.progress import track
 
 from brain2img.artifacts import (
     ArrayWriter,
@@ -20,6 +19,7 @@ from brain2img.artifacts import (
 )
 from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
+from brain2img.stages.progress import progress
 from brain2img.stages.workspace import FoldRun, conditions, fold_runs, outputs, relative, test_rows
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _decode(folder: StageFolder, runs: list[FoldRun], *, cfg: DictConfig, noise:
             continue
         decoder = run.decoder(data[i])
         parts = [places[part] for part in chunks(len(places), cfg.batch_size) if places[part[-1]] >= writer.done]
-        for part in track(parts, description="decode", transient=True, disable=len(runs) > 1):
+        for part in progress(parts, description="decode"):
             part = part[part >= writer.done]
             generator = np.random.default_rng([cfg.seed, i, int(part[0]), 3]) if noise else None
             predicted = decoder.predict(data[i].batch(rows.iloc[part], noise=generator))

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from rich.progress import track
 
 from brain2img.artifacts import Predictions, open_folder, safe_name, write_table, writing
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Reconstructor
 from brain2img.stages.build import build_reconstructor, plain
+from brain2img.stages.progress import progress
 from brain2img.stages.workspace import FoldRun, conditions, fold_order, outputs
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ def _images(folder: Path, predictions: Predictions, reconstructor: Reconstructor
         if type(reconstructor).fit is not Reconstructor.fit:
             _fit(reconstructor, run, fold, outputs(cfg))
         places = np.flatnonzero(rows["run"] == fold)
-        for part in track(chunks(len(places), cfg.batch_size), description="reconstruct", transient=True,
-                          disable=len(folds) > 1):
+        for part in progress(chunks(len(places), cfg.batch_size), description="reconstruct"):
             mine = places[part]
             if all((folder / files[i]).exists() for i in mine):
                 continue

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-from rich.progress import track
 
 from brain2img.artifacts import open_folder, write_table
 from brain2img.data.datamodule import BrainData
 from brain2img.metrics.intervals import bootstrap
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.stages.build import build_data, plain
+from brain2img.stages.progress import progress
 from brain2img.stages.workspace import fold_runs, outputs
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ def _subject(data: BrainData, subject: str, *, space: str, seed: int, width: flo
     gallery = data.target(space, ids).reshape(len(ids), -1)
     samples, hop = max(1, round(width * spec.sfreq)), max(1, round(step * spec.sfreq))
     lines = []
-    for start in track(range(0, spec.n_times - samples + 1, hop), description=f"time course {subject}",
-                       transient=True):
+    for start in progress(range(0, spec.n_times - samples + 1, hop), description=f"time course {subject}"):
         cut = slice(start, start + samples)
         # the mean over the window's thirds keeps the problem small without losing what a short window can tell
         a, b = (np.concatenate([part.mean(axis=2) for part in np.array_split(x[:, :, cut], min(3, samples), axis=2)],

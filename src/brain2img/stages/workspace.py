@@ -17,7 +17,8 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import PARTS, build_data, build_decoder, build_spaces, build_study, plain
 
-LATER = ("headline", "metric", "reconstructor", "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
+LATER = ("headline", "metric", "reconstructor", "label", "study_label", "stages", "repetition_curve", "time_course",
+         "baseline")
 """Settings a run remembers for the stages after it."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
 
@@ -76,7 +77,7 @@ def training_config(cfg: DictConfig) -> dict[str, Any]:
     keys = ["split", "data", "decoder", "seed"]
     config = {key: plain(cfg[key]) for key in keys}
     if "deep" in config["decoder"]["_target_"]:
-        config |= {part: plain(cfg[part]) for part in PARTS}
+        config |= {part: plain(cfg.get(part)) for part in PARTS}
     return config
 
 

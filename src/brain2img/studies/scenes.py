@@ -45,6 +45,9 @@ class Scenes(Study):
     ----------
     modality
         "fmri", "eeg" or "meg".
+    snr
+        Strength of the responses, as `data.simulate.fmri` (of single voxels and trials) and `data.simulate.meeg` (a
+        factor, 1 for a usual recording) define it. At 0 the signals hold nothing about the stimuli.
     n_subjects
         Subjects "sub-01", "sub-02", ...; a subject's data do not depend on how many others there are.
     n_train, n_val
@@ -53,9 +56,6 @@ class Scenes(Study):
         Split ("train", "val", "test") -> times each of its stimuli is shown; 1 where a split is not named.
     n_sessions
         Sessions over which a subject's trials are spread, in an order of the subject's own.
-    snr
-        Signal-to-noise ratio of single trials, as `data.simulate.fmri` and `data.simulate.meeg` define it. At 0 the
-        signals hold nothing about the stimuli.
     image_size
         Side of the rendered stimuli (pixels), a multiple of 64.
     seed
@@ -70,8 +70,8 @@ class Scenes(Study):
         If an argument is out of its range.
     """
 
-    def __init__(self, modality: str, *, n_subjects: int = 3, n_train: int = 1600, n_val: int = 160,
-                 repetitions: Mapping[str, int] | None = None, n_sessions: int = 4, snr: float = 0.3,
+    def __init__(self, modality: str, *, snr: float, n_subjects: int = 3, n_train: int = 1600, n_val: int = 160,
+                 repetitions: Mapping[str, int] | None = None, n_sessions: int = 4,
                  image_size: int = 64, seed: int = 0, recording: Mapping[str, Any] | None = None) -> None:
         self.name = f"scenes_{modality}"
         if modality not in _RECORDING:
@@ -206,5 +206,5 @@ class Scenes(Study):
     @classmethod
     def tiny(cls) -> Self:
         """Return a study of two subjects and few voxels."""
-        return cls("fmri", n_subjects=2, n_train=40, n_val=8, repetitions={"test": 2}, n_sessions=2, snr=0.5,
+        return cls("fmri", snr=0.5, n_subjects=2, n_train=40, n_val=8, repetitions={"test": 2}, n_sessions=2,
                    recording={"n_voxels": 60})

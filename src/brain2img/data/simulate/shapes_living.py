@@ -77,10 +77,13 @@ def _pineapple(pen: Pen) -> None:
     for turn in (-160, -20, -135, -45, -112, -68, -90):
         _leaf(pen, 0, -0.16, 0.82 if abs(turn + 90) < 40 else 0.64, turn)
     pen.oval((0, 0.36, 0.54, 0.62))
-    for shift in (-0.52, -0.17, 0.18, 0.53):
+    for offset in (-0.66, -0.22, 0.22, 0.66):
+        # Diagonal chords of the body, as a unit circle that is then stretched: they end at its border.
+        reach = math.sqrt(1 - offset**2) - 0.04
+        chord = [((offset + t * reach) / math.sqrt(2), (offset - t * reach) / math.sqrt(2)) for t in (-1, 1)]
         for side in (-1, 1):
-            pen.line([(side * (shift - 0.3), 0.36 - 0.4), (side * (shift + 0.3), 0.36 + 0.4)], tone="dark", width=0.07)
-    for x, y in ((0, 0.18), (0, 0.55), (-0.28, 0.36), (0.28, 0.36)):
+            pen.line([(side * 0.54 * u, 0.36 + 0.62 * v) for u, v in chord], tone="dark", width=0.07)
+    for x, y in ((0, 0.36), (0, -0.03), (0, 0.75), (-0.33, 0.36), (0.33, 0.36)):
         pen.oval((x, y, 0.06, 0.06), tone="light", edge=False)
 
 

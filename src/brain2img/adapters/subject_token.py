@@ -1,0 +1,98 @@
+"""A learned token per subject beside signals that share one set of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brain2img.interfaces import SubjectAdapter
+from brain2img.records import Features, Grid, SignalSpec
+
+
+class SubjectToken(SubjectAdapter):
+    """Passes signals through and adds one learned token of T values per subject.
+
+    Where the encoder's grid is shorter than the signals, as many successive samples as fit are averaged.
+
+    The subject embedding of ATM (Li et al., NeurIPS 2024, arXiv:2403.07721, https://github.com/dongyangli-del/
+    EEG_Image_decode). An unseen subject (None) gets a learned shared token. Upstream trains that token only where an
+    id lies beyond its table, by accident; here a training batch of a subject uses the shared token with
+    `shared_token_probability`, so that it is trained on purpose (0 never does).
+
+    Parameters
+    ----------
+    specs
+        Subject -> its signals; channels must be the same in name and order for all.
+    grid
+        ``(C, T)`` of the encoder.
+    shared_token_probability
+        Share of training batches, per subject, that use the shared token, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If channels or samples differ between subjects, or are not the encoder's.
+    """
+
+    def __init__(self, *, specs: Mapping[str, SignalSpec], grid: Grid, shared_token_probability: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= shared_token_probability <= 1:
+            raise ValueError("SubjectToken adapter: expected shared_token_probability in [0, 1], got "
+                             f"{shared_token_probability}. Correct adapter.shared_token_probability.")
+        self.specs: dict[str, SignalSpec] = {}
+        self.grid, self.shared_token_probability = grid, shared_token_probability
+        self.tokens = nn.ParameterDict()
+        self.shared = nn.Parameter(torch.randn(1, grid.T))
+        for spec in specs.values():
+            self.add_subject(spec)
+
+    def add_subject(self, spec: SignalSpec) -> None:
+        """Add a fresh token; see `SubjectAdapter`."""
+        what = f"SubjectToken adapter, subject {spec.subject!r}"
+        self._bin = max(1, spec.n_times // self.grid.T)
+        if (spec.n_channels, spec.n_times // self._bin) != (self.grid.F, self.grid.T):
+            raise ValueError(f"{what}: expected the encoder's {self.grid.F} channels and {self.grid.T} samples, got "
+                             f"{spec.n_channels} and {spec.n_times}. Use the same channels and window for all "
+                             "subjects, or an adapter that maps each subject's own (adapter=mindbridge).")
+        first = next(iter(self.specs.values()), spec)
+        if first.ch_names != spec.ch_names:
+            differ = [(a, b) for a, b in zip(first.ch_names, spec.ch_names, strict=False) if a != b][:3]
+            raise ValueError(f"{what}: expected the channels of {first.subject!r} in the same order, got others: "
+                             f"{differ or (len(first.ch_names), len(spec.ch_names))}. Select the same channels for "
+                             "all subjects, in one order.")
+        self.specs[spec.subject] = spec
+        self.tokens[spec.subject] = nn.Parameter(torch.randn(1, self.grid.T))
+
+    def parameters_of(self, subject: str) -> list[nn.Parameter]:
+        """See `SubjectAdapter`."""
+        self._known(subject)
+        return [self.tokens[subject]]
+
+    def _known(self, subject: str) -> None:
+        if subject not in self.tokens:
+            raise ValueError(f"SubjectToken adapter: expected one of the subjects {sorted(self.tokens)}, got "
+                             f"{subject!r}. Name one of these, or None for the shared token.")
+
+    def forward(self, x: Tensor, subject: str | None) -> Features:
+        """Return the grid ``(B_s, C, T)`` with tokens ``(B_s, 1, T)``; None takes the shared token."""
+        if subject is not None:
+            self._known(subject)
+        token = self.shared if subject is None else self.tokens[subject]
+        # the global generator, as for dropout: the decoder seeds it anew in every epoch
+        if self.training and self.shared_token_probability and torch.rand(()).item() < self.shared_token_probability:
+            token = self.shared
+        if self._bin > 1:
+            x = F.avg_pool1d(x, self._bin)
+        return Features(x, token.expand(len(x), 1, -1))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return a small instance for two subjects "sub-01" and "sub-02" with 5 channels and 80 samples."""
+        names = ("Pz", "PO3", "PO4", "O1", "O2")
+        specs = {name: SignalSpec(subject=name, modality="eeg", units="V", n_channels=5, n_times=80, sfreq=100.0,
+                                  ch_names=names) for name in ("sub-01", "sub-02")}
+        return cls(specs=specs, grid=Grid(5, 80))

@@ -1,0 +1,282 @@
+"""What happens around the training loop: averaged weights, checkpoints, logs, progress.
+
+Everything that shapes the weights is either in ``last.ckpt`` or a pure function of seed and epoch, so that a fit that
+was killed and started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from brain2img.artifacts import writing
+from brain2img.decoders.training import TrainingSettings
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 10.0
+"""Least time between two progress lines where there is no terminal (s)."""
+
+
+def write_weights(path: Path, weights: dict[str, Tensor], **facts: Any) -> None:
+    """Write weights and facts atomically."""
+    buffer = io.BytesIO()  # torch hides a full disk behind a RuntimeError when it writes the file itself
+    torch.save({"state_dict": {k: v.detach().cpu() for k, v in weights.items()}, **facts}, buffer)
+    with writing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+class AveragedWeights(Callback):
+    """Exponential moving average of weights and running statistics, used for validation and kept as the result.
+
+    The decay grows as (1 + n) / (10 + n) with the n-th optimizer step up to `decay`, so that short fits do not keep
+    their random start.
+
+    Parameters
+    ----------
+    decay
+        In (0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.step = decay, 0
+        self.average: dict[str, Tensor] = {}
+        self._aside: dict[str, Tensor] = {}
+
+    @staticmethod
+    def _floats(module: LightningModule) -> dict[str, Tensor]:
+        return {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the weights, or from the resumed average."""
+        current = self._floats(pl_module)
+        self.average = {k: self.average.get(k, v).to(v.device, copy=True) for k, v in current.items()}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Follow the weights after every optimizer step."""
+        if trainer.global_step > self.step:
+            self.step = trainer.global_step
+            rate = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
+            current = self._floats(pl_module)
+            torch._foreach_lerp_([self.average[k] for k in current], list(current.values()), rate)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in place."""
+        current = self._floats(pl_module)
+        self._aside = {k: v.clone() for k, v in current.items()}
+        for k, v in current.items():
+            v.copy_(self.average[k])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the weights back."""
+        for k, v in self._floats(pl_module).items():
+            v.copy_(self._aside[k])
+        self._aside = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs."""
+        return {"step": self.step, "average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.step, self.average = state_dict["step"], state_dict["average"]
+
+
+class History(Callback):
+    """One row of numbers per epoch: ``metrics.csv`` and TensorBoard.
+
+    The rows travel in the checkpoint and the file is written anew from them, so that it is whole and without
+    duplicates however often the fit was interrupted.
+
+    Parameters
+    ----------
+    folder
+        Where the logs go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self._writer: Any = None
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open TensorBoard's file; what an interrupted epoch logged there is hidden."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._writer = SummaryWriter(str(self.folder), purge_step=len(self.rows) or None)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch's row.
+
+        Raises
+        ------
+        ValueError
+            If the training loss is not a number any more.
+        """
+        row = {"epoch": trainer.current_epoch, **pl_module.pop_metrics()}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = round(time.monotonic() - self._started, 3)
+        if not math.isfinite(row["train/loss"]):
+            raise ValueError(f"training: expected a finite loss in epoch {trainer.current_epoch}, got "
+                             f"{row['train/loss']}. Lower trainer.lr, set trainer.gradient_clip, or use "
+                             "trainer.precision=32-true.")
+        self.rows.append(row)
+        names = list(dict.fromkeys(name for r in self.rows for name in r))
+        with writing(self.folder / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
+            table = csv.DictWriter(file, names, restval="")
+            table.writeheader()
+            table.writerows(self.rows)
+        for name, value in row.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, trainer.current_epoch)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.rows = state_dict["rows"]
+
+
+class Progress(Callback):
+    """Epoch, losses, top-1 and time left: a bar on a terminal, else a log line now and then.
+
+    Parameters
+    ----------
+    history
+        Where the numbers stand.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._bar: Any = None
+        self._task: Any = None
+        self._begun = self._last = time.monotonic()
+        self._first_epoch = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar where there is a terminal."""
+        self._begun, self._first_epoch = time.monotonic(), trainer.current_epoch
+        self._last = self._begun
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+                                 console=Console(stderr=True), transient=True)
+            n = int(trainer.num_training_batches)
+            self._task = self._bar.add_task(f"epoch {self._first_epoch + 1}", total=n * (trainer.max_epochs or 0),
+                                            completed=n * self._first_epoch)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the epoch's numbers."""
+        row, now = self.history.rows[-1], time.monotonic()
+        done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
+        text = f"epoch {done}/{total}  loss {row['train/loss']:.3f}"
+        if "val/loss" in row:
+            text += f"  val {row['val/loss']:.3f}  top-1 {100 * row['val/top1']:.1f} %"
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+        elif now - self._last >= LOG_EVERY or done == total or done == self._first_epoch + 1:
+            left = (now - self._begun) / (done - self._first_epoch) * (total - done)
+            log.info("%s  %d s left at most", text, math.ceil(left))
+            self._last = now
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self.on_fit_end(trainer, pl_module)
+
+
+class Checkpoints(Callback):
+    """Writes ``best.ckpt`` (weights) and then ``last.ckpt`` (everything), and stops early.
+
+    Must stand last in the list of callbacks. Killed between the two files, the epoch is done again with equal bits.
+
+    Parameters
+    ----------
+    folder
+        Where the files go.
+    settings
+        What is monitored.
+    history
+        Where the numbers stand.
+    averaged
+        Averaged weights to keep in place of the weights, if any.
+    """
+
+    def __init__(self, folder: Path, *, settings: TrainingSettings, history: History,
+                 averaged: AveragedWeights | None) -> None:
+        self.folder, self.settings, self.history, self.averaged = folder, settings, history, averaged
+        self.state: dict[str, Any] = {"best": None, "best_epoch": -1, "waited": 0, "stopped": False}
+
+    def weights(self, module: LightningModule) -> dict[str, Tensor]:
+        """Return the weights to keep."""
+        return {**module.state_dict(), **(self.averaged.average if self.averaged is not None else {})}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what is new."""
+        row, monitor, state = self.history.rows[-1], self.settings.monitor, self.state
+        validated = "val/loss" in row
+        if validated and monitor not in row:
+            known = sorted(k for k in row if k.startswith("val/"))
+            raise ValueError(f"trainer.monitor: expected one of {known}, got {monitor!r}. Correct it.")
+        if validated:
+            sign = 1 if self.settings.larger_is_better else -1
+            if math.isfinite(row[monitor]) and (state["best"] is None or sign * row[monitor] > sign * state["best"]):
+                state.update(best=row[monitor], best_epoch=trainer.current_epoch, waited=0)
+                self.write_best(pl_module)
+            else:
+                state["waited"] += 1
+            state["stopped"] = self.settings.patience is not None and state["waited"] >= self.settings.patience
+        with writing(self.folder / "last.ckpt") as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
+        if state["stopped"]:
+            log.info("stopped after epoch %d: no better %s since epoch %d", trainer.current_epoch + 1, monitor,
+                     state["best_epoch"] + 1)
+            trainer.should_stop = True
+
+    def write_best(self, module: LightningModule) -> None:
+        """Write ``best.ckpt``."""
+        facts = {"monitor": self.settings.monitor, "score": self.state["best"], "epoch": self.state["best_epoch"]}
+        write_weights(self.folder / "best.ckpt", self.weights(module), **facts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs."""
+        return dict(self.state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.state = dict(state_dict)

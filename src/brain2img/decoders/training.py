@@ -1,0 +1,165 @@
+"""How a deep decoder is trained: settings, randomness, reading and checking checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+SCHEDULES = ("onecycle", "cosine", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The `trainer` group of the configuration.
+
+    Parameters
+    ----------
+    max_epochs
+        Epochs at most.
+    batch_size
+        Trials in a batch, all subjects together.
+    lr, weight_decay
+        Of AdamW; biases, norms and scalars are not decayed.
+    schedule
+        Per optimizer step: "onecycle" (cosine, from lr / 25 to lr / 2500), "cosine" (from lr to 0) or "none".
+    pct_start
+        Share of the steps that warms up ("onecycle").
+    precision
+        "32-true", "bf16-mixed" or "16-mixed".
+    accelerator
+        As for `lightning.Trainer`.
+    accumulate
+        Batches per optimizer step.
+    gradient_clip
+        Largest L2 norm of the gradient, or None.
+    ema
+        Decay of the averaged weights, in (0, 1), or None for none. They are what is validated and kept.
+    monitor
+        "val/top1" or the name of a validation loss; chooses ``best.ckpt`` and stops early.
+    patience
+        Validations without improvement before stopping, or None.
+    check_val_every
+        Epochs from one validation to the next.
+    """
+
+    max_epochs: int
+    batch_size: int = 256
+    lr: float = 3e-4
+    weight_decay: float = 0.01
+    schedule: str = "onecycle"
+    pct_start: float = 0.1
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    accumulate: int = 1
+    gradient_clip: float | None = None
+    ema: float | None = None
+    monitor: str = "val/loss"
+    patience: int | None = None
+    check_val_every: int = 1
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrainingSettings:
+        """Build the settings from the `trainer` group.
+
+        Raises
+        ------
+        ValueError
+            If a key is unknown or a value impossible.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"trainer: expected keys of {known}, got {key!r}. Correct the trainer group.")
+        if "max_epochs" not in values:
+            raise ValueError("trainer: expected max_epochs, got none. Set trainer.max_epochs.")
+        made = cls(**values)
+        for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+            if getattr(made, name) not in choices:
+                raise ValueError(f"trainer.{name}: expected one of {choices}, got {getattr(made, name)!r}. Correct it.")
+        for name in ("max_epochs", "batch_size", "accumulate", "check_val_every"):
+            if getattr(made, name) < 1:
+                raise ValueError(f"trainer.{name}: expected 1 or more, got {getattr(made, name)}. Correct it.")
+        if made.ema is not None and not 0 < made.ema < 1:
+            raise ValueError(f"trainer.ema: expected a decay between 0 and 1 or null, got {made.ema}. Correct it.")
+        return made
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger value of `monitor` is better."""
+        return self.monitor.endswith("top1")
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Leave the global generators of torch, NumPy and Python as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def seed_epoch(seed: int, epoch: int) -> torch.Generator:
+    """Seed the global generators (dropout uses them) and return one for augmentation, from seed and epoch alone.
+
+    A resumed fit meets in every epoch the generators that an uninterrupted one meets, whatever happened in between:
+    this is why no generator state needs to stand in the checkpoint.
+    """
+    state = np.random.SeedSequence([seed, epoch]).generate_state(3)
+    torch.manual_seed(int(state[0]))
+    np.random.seed(int(state[1]))  # noqa: NPY002
+    random.seed(int(state[1]))
+    return torch.Generator().manual_seed(int(state[2]))
+
+
+def check_weights(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, what: str) -> None:
+    """Compare the names and shapes of two sets of weights.
+
+    Raises
+    ------
+    ValueError
+        If any is missing, unexpected or of another shape, with the full list.
+    """
+    matched = [k for k in expected if k in got and expected[k].shape == got[k].shape]
+    lines = [f"missing: {k} {tuple(v.shape)}" for k, v in expected.items() if k not in got]
+    lines += [f"unexpected: {k} {tuple(v.shape)}" for k, v in got.items() if k not in expected]
+    lines += [f"shape of {k}: {tuple(expected[k].shape)} here, {tuple(got[k].shape)} there"
+              for k in expected if k in got and expected[k].shape != got[k].shape]
+    if lines:
+        raise ValueError(f"{what}: expected the {len(expected)} weights of this model, got {len(matched)} of them and "
+                         f"{len(lines)} differences:\n  " + "\n  ".join(lines)
+                         + "\nUse the configuration the weights were trained with (subjects, adapter, encoder, heads), "
+                         "or train under another name=....")
+    log.debug("%s: %d weights matched, none missing, none unexpected", what, len(matched))
+
+
+def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running any code in it.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or damaged.
+    """
+    if not path.exists():
+        raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {path}: expected a whole checkpoint of this project, got one that cannot be read "
+                         f"({reason}). Move it away and train again.") from error

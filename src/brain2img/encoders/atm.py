@@ -1,0 +1,147 @@
+"""ATM-S: attention over channels, then temporal and spatial convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brain2img.interfaces import Encoder
+from brain2img.records import Features, Grid, SignalSpec
+
+
+class ChannelAttention(nn.Module):
+    """One post-norm transformer layer whose tokens are channels.
+
+    Parameters
+    ----------
+    width
+        Width of a token: the samples T.
+    n_heads
+        Heads of ``width // n_heads`` each (62 for 250 samples and 4 heads: 248 of 250, as upstream).
+    feedforward
+        Width of the feed-forward part.
+    dropout
+        On attention weights and both branches.
+    """
+
+    def __init__(self, width: int, *, n_heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        inner = width // n_heads * n_heads
+        self.n_heads, self.dropout = n_heads, dropout
+        self.attention = nn.ModuleDict({
+            "query_projection": nn.Linear(width, inner), "key_projection": nn.Linear(width, inner),
+            "value_projection": nn.Linear(width, inner), "out_projection": nn.Linear(inner, width)})
+        self.linear1, self.linear2 = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens ``(B, n, T)`` to ``(B, n, T)``."""
+        q, k, v = (self.attention[f"{name}_projection"](x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+                   for name in ("query", "key", "value"))
+        p = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).flatten(-2)
+        x = self.norm1(x + F.dropout(self.attention["out_projection"](mixed), p))
+        y = F.dropout(F.gelu(self.linear1(x)), p)
+        return self.norm2(x + F.dropout(self.linear2(y), p))
+
+
+class ATM(Encoder):
+    """The ATM-S encoder of Li et al. (NeurIPS 2024, arXiv:2403.07721), in the upstream layout.
+
+    https://github.com/dongyangli-del/EEG_Image_decode: every channel's T samples are one token (one Linear shared by
+    channels), the subject tokens stand before them, one attention layer and a LayerNorm follow; then the convolutions
+    of NICE (Song et al. 2024): temporal convolution, average pooling, spatial convolution over all channels, 1 x 1
+    projection. Parameters of the convolutions are named as upstream (``tsconv.0.weight``, ``projection.0.weight``).
+
+    Deviations: subject tokens are cut off after attention (``[:, K:]``, as upstream since 2026); the published weights
+    of 2024 kept them and lost the last channels (``[:, :C]``), see `published_slice`. The upstream parts that no
+    forward pass uses (positional, temporal and mask embeddings, two linear layers) do not exist here. Temporal
+    convolution and pooling are exchanged, which is exact because both are linear, and saves most of the convolution.
+
+    Parameters
+    ----------
+    specs
+        Subject -> its signals; C and T must be the same for all.
+    bin
+        Successive samples that the adapter averages to one of the grid's; 1 as published. Computing time falls with
+        its square: attention works on vectors of T / bin samples.
+    n_heads, feedforward
+        The attention layer.
+    n_filters
+        Filters of the convolutions: the hidden width H.
+    kernel, pool, stride
+        Samples of the temporal convolution, of the pooling window and of its step.
+    dropout
+        In the attention layer, and after the convolutions.
+    published_slice
+        Keep the first C of all tokens after attention, as the weights published in 2024 need.
+
+    Raises
+    ------
+    ValueError
+        If channels or samples differ between subjects, or the window is too short for kernel and pool.
+    """
+
+    def __init__(self, *, specs: Mapping[str, SignalSpec], bin: int = 1, n_heads: int = 4, feedforward: int = 256,
+                 n_filters: int = 40, kernel: int = 25, pool: int = 51, stride: int = 5,
+                 dropout: tuple[float, float] = (0.25, 0.5), published_slice: bool = False) -> None:
+        super().__init__()
+        sizes = {name: (spec.n_channels, spec.n_times) for name, spec in specs.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"ATM encoder: expected the same channels and samples for all subjects, got {sizes}. "
+                             "Select the same channels and window for all, or leave subjects out.")
+        n_channels, n_times = next(iter(sizes.values()))
+        n_times //= bin
+        length = (n_times - kernel + 1 - pool) // stride + 1
+        if n_times < kernel + pool - 1:
+            raise ValueError(f"ATM encoder: expected at least {kernel + pool - 1} samples for kernel {kernel} and pool "
+                             f"{pool}, got {n_times} (bin {bin}). Use a longer window, a higher sampling rate, or "
+                             "smaller encoder.kernel and encoder.pool.")
+        self.grid, self.hidden = Grid(n_channels, n_times), (length, n_filters)
+        self.pool, self.stride, self.published_slice = pool, stride, published_slice
+        self.value_embedding = nn.Linear(n_times, n_times)
+        self.embedding_dropout = nn.Dropout(dropout[0])
+        self.attn_layer = ChannelAttention(n_times, n_heads=n_heads, feedforward=feedforward, dropout=dropout[0])
+        self.norm = nn.LayerNorm(n_times)
+        self.tsconv = nn.Sequential(
+            nn.Conv2d(1, n_filters, (1, kernel)), nn.AvgPool2d((1, pool), (1, stride)), nn.BatchNorm2d(n_filters),
+            nn.ELU(), nn.Conv2d(n_filters, n_filters, (n_channels, 1)), nn.BatchNorm2d(n_filters), nn.ELU(),
+            nn.Dropout(dropout[1]))
+        self.projection = nn.Sequential(nn.Conv2d(n_filters, n_filters, (1, 1)))
+
+    def forward(self, features: Features) -> Tensor:
+        """Map a grid ``(B, C, T)`` and tokens ``(B, K, T)`` (or None) to ``(B, L, H)``, time first."""
+        return self.convolve(self.attend(features))
+
+    def attend(self, features: Features) -> Tensor:
+        """Map grid and tokens to channels ``(B, C, T)`` that have seen each other."""
+        x = self.value_embedding(features.grid)
+        n_tokens = 0
+        if features.tokens is not None:
+            n_tokens = features.tokens.shape[1]
+            x = torch.cat([features.tokens.to(x.dtype), x], dim=1)
+        x = self.norm(self.attn_layer(self.embedding_dropout(x)))
+        return x[:, :self.grid.F] if self.published_slice else x[:, n_tokens:]
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, T)`` to ``(B, L, H)``."""
+        temporal, spatial = cast(nn.Conv2d, self.tsconv[0]), cast(nn.Conv2d, self.tsconv[4])
+        kernel, n_filters = temporal.kernel_size[1], temporal.out_channels
+        # matrix products on (time, channel, filter) instead of convolutions: the 40 x C x L values of every trial are
+        # by far the largest array, and in this order neither the norm nor the spatial convolution has to copy it
+        patches = F.avg_pool1d(x, self.pool, stride=1).unfold(2, kernel, self.stride).transpose(1, 2)  # B, L, C, kernel
+        y = F.linear(patches.reshape(-1, kernel), temporal.weight.view(n_filters, kernel), temporal.bias)
+        y = F.elu(self.tsconv[2](y[..., None, None])).view(len(x) * self.hidden[0], -1)
+        y = F.linear(y, spatial.weight.squeeze(-1).transpose(1, 2).flatten(1), spatial.bias)
+        y = self.tsconv[5:](y.view(len(x), self.hidden[0], n_filters, 1).transpose(1, 2))
+        return self.projection(y).squeeze(-1).transpose(1, 2)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return an encoder of 5 channels and 80 samples."""
+        spec = SignalSpec(subject="sub-01", modality="eeg", units="V", n_channels=5, n_times=80, sfreq=100.0)
+        return cls(specs={"sub-01": spec}, feedforward=16, n_filters=8)

@@ -1,0 +1,64 @@
+"""The residual projector of NICE and ATM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from torch import Tensor, nn
+
+from brain2img.interfaces import Head
+from brain2img.layers import Residual, activation
+from brain2img.losses import MSE, Loss
+from brain2img.records import EmbeddingSpec
+
+
+class Projector(Head):
+    """Linear, residual of GELU, Linear and Dropout, LayerNorm: ``Proj_eeg`` of NICE and ATM.
+
+    Song et al. (ICLR 2024, https://github.com/eeyhsong/NICE-EEG) and Li et al. (NeurIPS 2024,
+    https://github.com/dongyangli-del/EEG_Image_decode); parameters are named as there (``proj.1.fn.1.weight``).
+
+    Parameters
+    ----------
+    hidden
+        ``(L, H)`` of the encoder.
+    spec
+        What the embeddings of the space are.
+    space
+        Name of the space.
+    losses
+        Name -> loss.
+    prediction
+        True for the one head whose output is the decoded embedding of the space.
+    width
+        Width of the projector. None takes the size of the embedding and ends with the LayerNorm, as published; a
+        number adds a linear map to the embedding, which large or bounded spaces (pixels) need: LayerNorm fixes mean
+        and variance of each output vector.
+    dropout
+        In the residual part.
+    bounded
+        "sigmoid" for values in [0, 1] (pixels), "tanh" for [-1, 1], None for unbounded ones.
+    """
+
+    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
+                 prediction: bool = True, width: int | None = None, dropout: float = 0.5,
+                 bounded: str | None = None) -> None:
+        super().__init__()
+        self.space, self.prediction, self.spec = space, prediction, spec
+        self.losses = nn.ModuleDict(losses)
+        size = width or spec.size
+        self.proj = nn.Sequential(
+            nn.Linear(hidden[0] * hidden[1], size),
+            Residual(nn.Sequential(nn.GELU(), nn.Linear(size, size), nn.Dropout(dropout))), nn.LayerNorm(size))
+        self.output = nn.Identity() if width is None else nn.Linear(size, spec.size)
+        self.activation = activation(bounded)
+
+    def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
+        """Map ``(B, L, H)`` to ``(B, *shape)``; `done` is not needed."""
+        return self.activation(self.output(self.proj(hidden.flatten(1)))).unflatten(1, self.spec.shape)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return a head from hidden states (1, 16) to a space of 8 dimensions."""
+        return cls(hidden=(1, 16), spec=EmbeddingSpec(name="tiny", shape=(8,)), space="tiny", losses={"mse": MSE()})

@@ -1,0 +1,69 @@
+"""Blocks that several networks share."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
+
+class Bottleneck(nn.Module):
+    """Linear down, ReLU, linear up, plus the input; the identity at the start.
+
+    The adapter of MindBridge (Wang et al. 2024, https://github.com/littlepure2333/MindBridge), with its names of
+    parameters and its initialisation (Kaiming-uniform down, zero up and biases).
+
+    Parameters
+    ----------
+    size
+        Width of input and output.
+    bottleneck
+        Width in between.
+    """
+
+    def __init__(self, size: int, *, bottleneck: int) -> None:
+        super().__init__()
+        self.down_proj = nn.Linear(size, bottleneck)
+        self.up_proj = nn.Linear(bottleneck, size)
+        nn.init.kaiming_uniform_(self.down_proj.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.down_proj.bias)
+        nn.init.zeros_(self.up_proj.weight)
+        nn.init.zeros_(self.up_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., size)`` to ``(..., size)``."""
+        return x + self.up_proj(F.relu(self.down_proj(x)))
+
+
+class Residual(nn.Module):
+    """``x + fn(x)``."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x to ``x + fn(x)``."""
+        return x + self.fn(x)
+
+
+def activation(name: str | None) -> nn.Module:
+    """Return the output activation of a head.
+
+    Parameters
+    ----------
+    name
+        "sigmoid" (values in [0, 1]), "tanh" (values in [-1, 1]), or None for an unbounded output.
+
+    Raises
+    ------
+    ValueError
+        If the name is another one.
+    """
+    if (name or "identity") not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)} or null, got {name!r}. "
+                         "Correct it in the YAML of the head.")
+    return ACTIVATIONS[name or "identity"]()

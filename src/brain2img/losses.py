@@ -1,0 +1,200 @@
+"""Named losses between decoded and true embeddings, each with its weight.
+
+The rows of a batch are trials. Two things that the data know and a formula does not are handed in: which rows share a
+stimulus (`same`), and how an augmentation mixed the trials (`soft_targets`, MixCo).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_SCALE = 100.0
+"""Largest learned factor on the cosine, as in CLIP (Radford et al. 2021)."""
+
+
+class Loss(ABC, nn.Module):
+    """One term of the training loss.
+
+    Parameters
+    ----------
+    weight
+        Factor in the sum of all terms; the value itself is logged without it.
+    """
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = float(weight)
+
+    @abstractmethod
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """Return the unweighted value.
+
+        Parameters
+        ----------
+        predicted, target
+            ``(B, *shape)`` decoded and true embeddings.
+        soft_targets
+            ``(B, B)`` row-stochastic weights of each trial on the targets of the batch, where trials were mixed.
+        same
+            ``(B, B)`` bool, true where two rows show the same stimulus.
+        """
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return an instance with the defaults."""
+        return cls()
+
+
+def _mixed(target: Tensor, soft_targets: Tensor | None) -> Tensor:
+    """Return the target of every trial ``(B, D)`` flat, mixed as the trials were."""
+    target = target.flatten(1).float()
+    return target if soft_targets is None else soft_targets.to(target) @ target
+
+
+def _cross_entropy(logits: Tensor, share: Tensor) -> Tensor:
+    return -(share * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+class InfoNCE(Loss):
+    """Contrast between trials and stimuli of the batch, as in CLIP (Radford et al. 2021, arXiv:2103.00020).
+
+    Rows that share a stimulus are joint positives: each gets an equal share of the target distribution, and none is a
+    negative of the other (the published losses take them as negatives). With MixCo the shares are mixed as the trials
+    were, and the direction from stimuli to trials uses the transposed shares (BiMixCo, Scotti et al. 2023,
+    https://github.com/MedARC-AI/fMRI-reconstruction-NSD).
+
+    Parameters
+    ----------
+    weight
+        See `Loss`.
+    temperature
+        Initial temperature: the logits are divided by it.
+    learnable
+        Learn the logarithm of 1 / temperature, clamped so that the factor stays at most 100.
+    symmetric
+        Average both directions; else only from a trial to its stimulus.
+    normalise
+        "both" sides to unit L2 norm; "target" alone (brainmagick, Défossez et al. 2023: there with temperature 1, not
+        learnable, not symmetric); or "legacy_atm" (ATM, Li et al. 2024): the target alone, and the learned logarithm
+        itself, not its exponential, is the factor, so that the norm of the prediction acts as a temperature.
+
+    Raises
+    ------
+    ValueError
+        If `normalise` is none of these or the temperature is not positive.
+    """
+
+    def __init__(self, *, weight: float = 1.0, temperature: float = 0.07, learnable: bool = True,
+                 symmetric: bool = True, normalise: str = "both") -> None:
+        super().__init__(weight=weight)
+        if normalise not in ("both", "target", "legacy_atm"):
+            raise ValueError(f"InfoNCE normalise: expected 'both', 'target' or 'legacy_atm', got {normalise!r}. "
+                             "Correct it in the YAML of the head.")
+        if temperature <= 0:
+            raise ValueError(f"InfoNCE temperature: expected a number above 0, got {temperature}. "
+                             "Correct it in the YAML of the head.")
+        self.symmetric, self.normalise = symmetric, normalise
+        scale = torch.tensor(math.log(1 / temperature))
+        if learnable:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale, persistent=False)
+
+    @property
+    def factor(self) -> Tensor:
+        """What the similarities are multiplied by."""
+        if self.normalise == "legacy_atm":
+            return self.scale
+        return self.scale.exp().clamp(max=MAX_SCALE) if self.scale.requires_grad else self.scale.exp()
+
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """See `Loss.forward`."""
+        predicted, target = predicted.flatten(1).float(), F.normalize(target.flatten(1).float(), dim=1)
+        if self.normalise == "both":
+            predicted = F.normalize(predicted, dim=1)
+        logits = self.factor * predicted @ target.T
+        n = len(logits)
+        share = torch.eye(n, device=logits.device) if same is None else same.to(logits)
+        share = share / share.sum(dim=1, keepdim=True)
+        if soft_targets is not None:
+            share = soft_targets.to(share) @ share
+        loss = _cross_entropy(logits, share)
+        return (loss + _cross_entropy(logits.T, share.T)) / 2 if self.symmetric else loss
+
+
+class SoftCLIP(Loss):
+    """Contrast whose target distribution is the similarity of the stimuli among themselves.
+
+    With p and t the L2-normalised flat predictions and targets and q = softmax_rows(t t' / temperature), the loss is
+    the mean of the cross-entropies of softmax_rows(p t' / temperature) and softmax_rows(t p' / temperature) against q
+    (MindEye, Scotti et al. 2023; MindBridge, Wang et al. 2024). Where MixCo mixed the trials, q is mixed likewise; the
+    publications do not combine the two. Rows that share a stimulus have equal targets and need no more.
+
+    Parameters
+    ----------
+    weight
+        See `Loss`.
+    temperature
+        Published: 0.005 (MindBridge), 0.004 to 0.0075 (MindEye).
+    """
+
+    def __init__(self, *, weight: float = 1.0, temperature: float = 0.005) -> None:
+        super().__init__(weight=weight)
+        if temperature <= 0:
+            raise ValueError(f"SoftCLIP temperature: expected a number above 0, got {temperature}. "
+                             "Correct it in the YAML of the head.")
+        self.temperature = temperature
+
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """See `Loss.forward`; `same` is not needed."""
+        predicted = F.normalize(predicted.flatten(1).float(), dim=1)
+        target = F.normalize(target.flatten(1).float(), dim=1)
+        logits = predicted @ target.T / self.temperature
+        share = (target @ target.T / self.temperature).softmax(dim=1)
+        if soft_targets is None:
+            return (_cross_entropy(logits, share) + _cross_entropy(logits.T, share)) / 2
+        soft_targets = soft_targets.to(share)
+        return (_cross_entropy(logits, soft_targets @ share) + _cross_entropy(logits.T, share @ soft_targets.T)) / 2
+
+
+class MSE(Loss):
+    """Mean squared error over all values.
+
+    Parameters
+    ----------
+    weight
+        See `Loss`.
+    normalise
+        Compare L2-normalised flat vectors (MindBridge, Wang et al. 2024, there with weight 10,000; on unit vectors of
+        length D this is 2 (1 - cosine) / D).
+    """
+
+    def __init__(self, *, weight: float = 1.0, normalise: bool = False) -> None:
+        super().__init__(weight=weight)
+        self.normalise = normalise
+
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """See `Loss.forward`; the target of a mixed trial is the mixture of its targets."""
+        predicted, target = predicted.flatten(1).float(), _mixed(target, soft_targets)
+        if self.normalise:
+            predicted, target = F.normalize(predicted, dim=1), F.normalize(target, dim=1)
+        return F.mse_loss(predicted, target)
+
+
+class Cosine(Loss):
+    """One minus the cosine of flat prediction and target, in [0, 2], averaged over trials."""
+
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """See `Loss.forward`; the target of a mixed trial is the mixture of its targets."""
+        return 1 - F.cosine_similarity(predicted.flatten(1).float(), _mixed(target, soft_targets), dim=1).mean()
