@@ -1,6 +1,6 @@
 """fMRI of handwritten 6s and 9s -> a prepared study; see digit69.md.
 
-    python data_prep/digit69.py raw=<digit69_28x28.mat>
+python data_prep/digit69.py raw=<digit69_28x28.mat>
 """
 
 import sys

@@ -1,7 +1,7 @@
 """The simulated study -> a prepared study; see scenes.md.
 
-    python data_prep/scenes.py
-    python data_prep/scenes.py study=scenes_eeg study.n_subjects=10
+python data_prep/scenes.py
+python data_prep/scenes.py study=scenes_eeg study.n_subjects=10
 """
 
 import sys

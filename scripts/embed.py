@@ -1,7 +1,7 @@
 """Stimuli -> embeddings of the chosen spaces under outputs/cache.
 
-    python scripts/embed.py experiment=demo
-    python scripts/embed.py study=scenes_fmri space=[clip_vit_h14,pixels]
+python scripts/embed.py experiment=demo
+python scripts/embed.py study=scenes_fmri space=[clip_vit_h14,pixels]
 """
 
 import hydra

@@ -1,7 +1,7 @@
 """Predictions and reconstructions -> scores, summary.json, grid.png and report.html under outputs/scores.
 
-    python scripts/evaluate.py experiment=demo
-    python scripts/evaluate.py run=outputs/train/demo/fmri_mindbridge
+python scripts/evaluate.py experiment=demo
+python scripts/evaluate.py run=outputs/train/demo/fmri_mindbridge
 """
 
 import hydra

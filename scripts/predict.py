@@ -1,7 +1,7 @@
 """A trained run -> decoded embeddings, with the control conditions, under outputs/predictions.
 
-    python scripts/predict.py run=outputs/train/demo/fmri_mindbridge
-    python scripts/predict.py run=outputs/train/demo/eeg_atm conditions=[decoded,noise]
+python scripts/predict.py run=outputs/train/demo/fmri_mindbridge
+python scripts/predict.py run=outputs/train/demo/eeg_atm conditions=[decoded,noise]
 """
 
 import hydra

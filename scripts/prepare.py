@@ -1,8 +1,8 @@
 """Raw recordings and stimuli -> a prepared study under outputs/prepared.
 
-    python scripts/prepare.py experiment=demo
-    python scripts/prepare.py study=scenes_eeg study.n_subjects=10
-    python scripts/prepare.py study=digit69 study.raw=<digit69_28x28.mat>
+python scripts/prepare.py experiment=demo
+python scripts/prepare.py study=scenes_eeg study.n_subjects=10
+python scripts/prepare.py study=digit69 study.raw=<digit69_28x28.mat>
 """
 
 import hydra

@@ -1,7 +1,7 @@
 """Decoding in a sliding window over the epoch (EEG, MEG), under outputs/time_course.
 
-    python scripts/time_course.py run=outputs/train/demo/eeg_ridge
-    python scripts/time_course.py experiment=demo/eeg_ridge time_course.width=0.04 time_course.step=0.02
+python scripts/time_course.py run=outputs/train/demo/eeg_ridge
+python scripts/time_course.py experiment=demo/eeg_ridge time_course.width=0.04 time_course.step=0.02
 """
 
 import hydra
@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="time_course")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.time_course import time_course
     from brain2img.stages.run import run
+    from brain2img.stages.time_course import time_course
 
     run(time_course, cfg)
 

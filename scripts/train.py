@@ -1,8 +1,8 @@
 """Prepared study + embeddings -> a trained decoder under outputs/train; goes on where it was interrupted.
 
-    python scripts/train.py experiment=demo/fmri_mindbridge
-    python scripts/train.py experiment=demo/eeg_atm name=long trainer.max_epochs=100
-    python scripts/train.py experiment=demo/fmri_ridge data.subjects=[sub-01]
+python scripts/train.py experiment=demo/fmri_mindbridge
+python scripts/train.py experiment=demo/eeg_atm name=long trainer.max_epochs=100
+python scripts/train.py experiment=demo/fmri_ridge data.subjects=[sub-01]
 """
 
 import hydra
@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.train import train
     from brain2img.stages.run import run
+    from brain2img.stages.train import train
 
     run(train, cfg)
 

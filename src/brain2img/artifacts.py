@@ -398,5 +398,5 @@ class Reconstructions:
 
 def safe_name(text: str, *, length: int = 60) -> str:
     """Return `text` as a file name of letters, digits, '-' and '_' that no other id shares."""
-    plain = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in text)[:length]
+    plain = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "_" for c in text)[:length]
     return plain if plain == text else f"{plain}-{digest(text, length=6)}"

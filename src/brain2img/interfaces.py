@@ -269,7 +269,8 @@ class Reconstructor(ABC):
     """Names of the spaces it reads."""
 
     def fit(self, embeddings: Mapping[str, np.ndarray], images: np.ndarray) -> None:
-        """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; does nothing by default."""
+        """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; nothing by default."""
+        return
 
     @abstractmethod
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generator: Generator) -> Tensor:
@@ -288,7 +289,8 @@ class Captioner(ABC):
     """Names of the spaces it reads."""
 
     def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
-        """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; does nothing by default."""
+        """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""
+        return
 
     @abstractmethod
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:

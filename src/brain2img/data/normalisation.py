@@ -212,5 +212,5 @@ class FittedNormalisation:
         """
         if state["mean"].shape[1] != self.spec.n_channels:
             raise ValueError(f"normalisation of subject {self.spec.subject!r}: expected {self.spec.n_channels} "
-                             f"channels, got statistics of {state['mean'].shape[1]}. This run belongs to another study.")
+                             f"channels, got statistics of {state['mean'].shape[1]}. The run belongs to another study.")
         self.state = dict(state)

@@ -72,7 +72,7 @@ def evaluate(cfg: DictConfig) -> Path:
         "name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": _command(),
         "seconds": sum(sum(e["seconds"].values()) for e in entries), "git": _git(), "versions": versions(),
         "records": records(scores, chance, generator=rng),
-        "differences": differences(scores, baseline=cfg.baseline, generator=rng),
+        "differences": _differences(scores, baseline=cfg.baseline, generator=rng),
         "members": entries, "outputs": relative(root, folder.path)}
     write_table(folder.work / "scores.parquet", scores)
     for curve in CURVES:
@@ -85,6 +85,14 @@ def evaluate(cfg: DictConfig) -> Path:
 
     write_report(folder.path)
     return folder.path
+
+
+def _differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Generator) -> list[dict[str, Any]]:
+    scores = scores[scores["decoder"] != "ceiling"]
+    if set(scores["decoder"]) <= {baseline} or baseline not in set(scores["decoder"]):
+        log.info("no differences to %s: it is not among the decoders scored here", baseline)
+        return []
+    return differences(scores, baseline=baseline, generator=generator)
 
 
 def _command() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -26,7 +27,7 @@ class _Canvas:
 
     def gradient(self, stops: list[tuple[float, RGB]]) -> None:
         """Fill from the first to the last stop (y, colour), top to bottom; outside the stops nothing changes."""
-        for (y0, top), (y1, bottom) in zip(stops[:-1], stops[1:], strict=True):
+        for (y0, top), (y1, bottom) in pairwise(stops):
             first, last = round(y0 * self.side), round(y1 * self.side)
             if last <= first:
                 continue
@@ -118,7 +119,8 @@ def _desert(c: _Canvas) -> None:
     c.gradient([(0, (252, 196, 120)), (0.6, (254, 232, 186)), (1, (254, 232, 186))])
     c.oval(c.vary(0.12, 0.88), c.vary(0.14, 0.24), 0.1, 0.1, (255, 246, 206))
     x = c.vary(0.0, 0.7)
-    c.polygon([(x, horizon + 0.1), (x + 0.05, horizon - 0.12), (x + 0.24, horizon - 0.12), (x + 0.3, horizon + 0.1)], (220, 150, 98))
+    c.polygon([(x, horizon + 0.1), (x + 0.05, horizon - 0.12), (x + 0.24, horizon - 0.12),
+        (x + 0.3, horizon + 0.1)], (220, 150, 98))
     c.hills(horizon, 0.045, (236, 178, 108))
     c.hills(horizon + 0.15, 0.05, (226, 160, 88), waves=0.9)
     c.hills(horizon + 0.34, 0.04, (212, 142, 74), waves=0.8)
@@ -131,7 +133,8 @@ def _snow(c: _Canvas) -> None:
     for x, h in ((0.1, 0.24), (0.5, 0.32), (0.92, 0.26)):
         x += shift
         c.polygon([(x - 0.36, horizon + 0.08), (x, horizon - h), (x + 0.36, horizon + 0.08)], (158, 174, 202))
-        c.polygon([(x - 0.11, horizon - 0.68 * h), (x, horizon - h), (x + 0.11, horizon - 0.68 * h), (x, horizon - 0.6 * h)], (246, 249, 253))
+        c.polygon([(x - 0.11, horizon - 0.68 * h), (x, horizon - h), (x + 0.11, horizon - 0.68 * h),
+            (x, horizon - 0.6 * h)], (246, 249, 253))
     c.hills(horizon + 0.04, 0.03, (234, 240, 248))
     c.hills(horizon + 0.22, 0.035, (246, 249, 253), waves=0.9)
     for _ in range(22):
@@ -168,7 +171,7 @@ def _sea(c: _Canvas) -> None:
             c.line([(x + 0.02 * t, y + 0.014 * math.sin(math.pi * t / 3.5)) for t in range(8)], colour, 0.014)
 
 
-def _sunset(c: _Canvas) -> None:
+def _city(c: _Canvas) -> None:
     c.gradient([(0, (92, 70, 148)), (0.36, (222, 104, 140)), (0.68, (252, 172, 112)), (1, (255, 214, 130))])
     c.oval(c.vary(0.15, 0.85), c.vary(0.5, 0.6), 0.13, 0.13, (255, 232, 160))
     x = -c.vary(0.0, 0.08)
@@ -184,27 +187,16 @@ def _sunset(c: _Canvas) -> None:
         x, k = x + width, k + 1
 
 
-_DRAWINGS: dict[str, Callable[[_Canvas], None]] = {
-    "meadow": _meadow,
-    "beach": _beach,
-    "night": _night,
-    "desert": _desert,
-    "snow": _snow,
-    "room": _room,
-    "sea": _sea,
-    "sunset": _sunset,
-}
-
-#: Background -> how a caption names the place.
-BACKGROUNDS: dict[str, str] = {
-    "meadow": "a meadow",
-    "beach": "a beach",
-    "night": "a night sky",
-    "desert": "a desert",
-    "snow": "a snowy landscape",
-    "room": "a room",
-    "sea": "the sea",
-    "sunset": "a city at sunset",
+#: Background -> how a caption names it, and its drawing.
+BACKGROUNDS: dict[str, tuple[str, Callable[[_Canvas], None]]] = {
+    "meadow": ("in a meadow", _meadow),
+    "beach": ("on a beach", _beach),
+    "night": ("at night", _night),
+    "desert": ("in a desert", _desert),
+    "snow": ("in the snow", _snow),
+    "room": ("in a room", _room),
+    "sea": ("at sea", _sea),
+    "city": ("in a city", _city),
 }
 
 
@@ -230,8 +222,9 @@ def draw_background(name: str, *, side: int, generator: np.random.Generator) -> 
     ValueError
         If the background is unknown.
     """
-    if name not in _DRAWINGS:
-        raise ValueError(f"background: expected one of {', '.join(_DRAWINGS)}, got {name!r}. Choose one of BACKGROUNDS.")
+    if name not in BACKGROUNDS:
+        raise ValueError(f"background: expected one of {', '.join(BACKGROUNDS)}, got {name!r}. "
+                         "Choose one of BACKGROUNDS.")
     canvas = _Canvas(side, generator=generator)
-    _DRAWINGS[name](canvas)
+    BACKGROUNDS[name][1](canvas)
     return canvas.image

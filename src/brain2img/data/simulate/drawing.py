@@ -71,7 +71,7 @@ def tones(colour: RGB) -> dict[str, RGB]:
     Returns
     -------
     dict
-        Tone name -> RGB: ``main``, ``light``, ``pale``, ``dark``, ``edge`` and the fixed tones (``ink``, ``leaf``, ...).
+        Tone name -> RGB: ``main``, ``light``, ``pale``, ``dark``, ``edge`` and fixed ones (``ink``, ``leaf``, ...).
     """
     red, green, blue = colour
     gloomy = 0.30 * red + 0.59 * green + 0.11 * blue < 70
@@ -81,7 +81,8 @@ def tones(colour: RGB) -> dict[str, RGB]:
         "pale": mix(colour, second=(255, 255, 255), weight=0.72),
         "dark": mix(colour, second=(18, 12, 34), weight=0.60 if gloomy else 0.32),
         # Inner lines of a black object would vanish in a dark tone, so there they are drawn in a lighter one.
-        "edge": mix(colour, second=(255, 255, 255), weight=0.42) if gloomy else mix(colour, second=(24, 16, 34), weight=0.72),
+        "edge": (mix(colour, second=(255, 255, 255), weight=0.42) if gloomy
+                 else mix(colour, second=(24, 16, 34), weight=0.72)),
     }
     return _FIXED_TONES | derived
 
@@ -132,13 +133,12 @@ def _rounded(x0: float, y0: float, x1: float, y1: float, radius: float) -> np.nd
     if radius <= 0:
         return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     quarter = np.linspace(0.0, math.pi / 2, 7)
-    corners = [(x1 - radius, y1 - radius, 0), (x0 + radius, y1 - radius, 1), (x0 + radius, y0 + radius, 2), (x1 - radius, y0 + radius, 3)]
-    return np.concatenate(
-        [
-            np.stack([cx + radius * np.cos(quarter + k * math.pi / 2), cy + radius * np.sin(quarter + k * math.pi / 2)], axis=1)
-            for cx, cy, k in corners
-        ]
-    )
+    left, right, top, bottom = x0 + radius, x1 - radius, y0 + radius, y1 - radius
+    arcs = []
+    for k, (cx, cy) in enumerate(((right, bottom), (left, bottom), (left, top), (right, top))):
+        angle = quarter + k * math.pi / 2
+        arcs.append(np.stack([cx + radius * np.cos(angle), cy + radius * np.sin(angle)], axis=1))
+    return np.concatenate(arcs)
 
 
 class Pen:
@@ -177,7 +177,8 @@ class Pen:
         if edge and tone is not None:
             self._draw.line([*pixels, *pixels[:2]], fill=self._tones["edge"], width=self._edge, joint="curve")
 
-    def oval(self, geometry: tuple[float, float, float, float], *, tone: str | None = "main", turn: float = 0.0, edge: bool = True) -> None:
+    def oval(self, geometry: tuple[float, float, float, float], *, tone: str | None = "main", turn: float = 0.0,
+             edge: bool = True) -> None:
         """Draw an ellipse.
 
         Parameters
@@ -201,11 +202,13 @@ class Pen:
         """Draw a closed smooth curve through `points` (units); the rest as in `oval`."""
         self._fill(_smooth(tuple(points), True), tone, edge)
 
-    def box(self, corners: tuple[float, float, float, float], *, tone: str | None = "main", radius: float = 0.0, edge: bool = True) -> None:
+    def box(self, corners: tuple[float, float, float, float], *, tone: str | None = "main", radius: float = 0.0,
+            edge: bool = True) -> None:
         """Draw a rectangle x0, y0, x1, y1 with corners of the given `radius` (units); the rest as in `oval`."""
         self._fill(_rounded(*corners, radius), tone, edge)
 
-    def line(self, points: Points, *, tone: str = "edge", width: float = 0.06, smooth: bool = False, edge: bool = False) -> None:
+    def line(self, points: Points, *, tone: str = "edge", width: float = 0.06, smooth: bool = False,
+             edge: bool = False) -> None:
         """Draw a line with round ends.
 
         Parameters

@@ -28,20 +28,20 @@ _ORIENTATIONS = (0, 45, 90, 135)
 _SCALES = {"fine": 1.0, "coarse": 3.0}
 #: Map -> mean and standard deviation over scenes (256 training scenes, all places together).
 MAPS: dict[str, tuple[float, float]] = {
-    **{f"fine_{angle}": (0.019, 0.024) for angle in _ORIENTATIONS},
-    **{f"coarse_{angle}": (0.023, 0.028) for angle in _ORIENTATIONS},
-    "red": (0.05, 0.08), "green": (0.07, 0.09), "blue": (0.09, 0.10), "yellow": (0.085, 0.12),
-    "luminance": (0.63, 0.23),
+    **{f"fine_{angle}": (0.021, 0.03) for angle in _ORIENTATIONS},
+    **{f"coarse_{angle}": (0.025, 0.031) for angle in _ORIENTATIONS},
+    "red": (0.087, 0.116), "green": (0.067, 0.105), "blue": (0.09, 0.109), "yellow": (0.101, 0.145),
+    "luminance": (0.601, 0.237),
 }
 _N_HUES = 12
 #: Mean and standard deviation over scenes of a bin of hue, and of energy in a cell.
-_HUE_SCALE = (0.02, 0.05)
-_ENERGY_SCALE = (0.04, 0.035)
+_HUE_SCALE = (0.023, 0.053)
+_ENERGY_SCALE = (0.044, 0.032)
 #: Shape moment of the figure -> mean and standard deviation over scenes.
-_MOMENTS = {"area": (0.245, 0.085), "x": (0.495, 0.095), "y": (0.5, 0.12), "width": (0.22, 0.046),
-            "height": (0.2, 0.048), "slant": (0.0, 0.27), "red": (0.535, 0.115), "green": (0.49, 0.093),
-            "blue": (0.47, 0.11)}
-_ATTRIBUTE_SCALES = {"scale": (0.49, 0.105), "x": (0.5, 0.17), "y": (0.5, 0.16)}
+_MOMENTS = {"area": (0.258, 0.079), "x": (0.503, 0.078), "y": (0.489, 0.103), "width": (0.226, 0.039),
+            "height": (0.216, 0.047), "slant": (0.0, 0.26), "red": (0.56, 0.103), "green": (0.512, 0.087),
+            "blue": (0.495, 0.1)}
+_ATTRIBUTE_SCALES = {"scale": (0.484, 0.109), "x": (0.5, 0.173), "y": (0.5, 0.16)}
 #: Share of scenes with a second object.
 _SECOND = 0.5
 #: Width of the vectors that stand for names.

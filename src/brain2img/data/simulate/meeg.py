@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Trials in a block, at most, and values in a block, at most (float32).
 _BLOCK_TRIALS, _BLOCK_VALUES = 500, 20_000_000
-_N_BACKGROUND, _N_ALPHA = 300, 4
+_N_BACKGROUND, _N_ALPHA = 300, 8
 #: Independent time courses that the background dipoles have together, at most.
 _BACKGROUND_RANK = 64
 #: Share of a unit's weights (variance) that belongs to one subject alone.
@@ -82,8 +82,11 @@ class _Generator:
         Samples from one picture to the next.
     times
         ``(T,)`` seconds from onset.
-    stimuli, sessions
-        ``(n_trials,)`` row of each trial in the features, and number of its session.
+    stimuli, runs
+        ``(n_trials,)`` row of each trial in the features, and number of the run, within which pictures follow
+        each other.
+    shifts
+        ``(n_trials,)`` latency of each trial: index into the grid of `sources.latencies`.
     noise_seed
         Entropy from which the generator of each block is made.
     """
@@ -101,7 +104,7 @@ class _Generator:
     sfreq: float
     times: np.ndarray
     stimuli: np.ndarray
-    sessions: np.ndarray
+    runs: np.ndarray
     shifts: np.ndarray
     noise_seed: tuple[int, str, str]
 
@@ -113,26 +116,26 @@ class _Generator:
     @cached_property
     def kernels(self) -> np.ndarray:
         """``(n_shifts, K, length)`` responses from onset on, a whole number of stimulus intervals long."""
-        length = -(-int(round(sources.RESPONSE_END * self.sfreq)) // self.soa) * self.soa
+        length = -(-round(sources.RESPONSE_END * self.sfreq) // self.soa) * self.soa
         grid, _ = sources.latencies()
         return sources.responses(np.arange(length) / self.sfreq, shifts=grid).astype(np.float32)
 
     def blocks(self) -> list[tuple[int, int]]:
-        """Return first and last + 1 trial of every block; no block crosses sessions."""
+        """Return first and last + 1 trial of every block; no block crosses runs."""
         size = max(1, min(_BLOCK_TRIALS, _BLOCK_VALUES // (len(self.evoked) * len(self.times))))
-        edges = np.flatnonzero(np.diff(self.sessions)) + 1
+        edges = np.flatnonzero(np.diff(self.runs)) + 1
         return [(start, min(start + size, stop))
-                for first, stop in zip([0, *edges], [*edges, len(self.sessions)], strict=True)
+                for first, stop in zip([0, *edges], [*edges, len(self.runs)], strict=True)
                 for start in range(first, stop, size)]
 
     def source_responses(self, start: int, stop: int) -> np.ndarray:
-        """Return what the dipoles do in trials `start` to `stop` of one session, neighbours included: ``(n, d, T)``."""
+        """Return what the dipoles do in trials `start` to `stop` of one run, neighbours included: ``(n, d, T)``."""
         length, soa = self.kernels.shape[-1], self.soa
-        first_sample = int(round(self.times[0] * self.sfreq))
+        first_sample = round(self.times[0] * self.sfreq)
         before = -(-(length - min(first_sample, 0)) // soa)
         after = -(-max(first_sample + len(self.times), 1) // soa)
-        session = np.flatnonzero(self.sessions == self.sessions[start])
-        low, high = max(start - before, session[0]), min(stop + after, session[-1] + 1)
+        run = np.flatnonzero(self.runs == self.runs[start])
+        low, high = max(start - before, run[0]), min(stop + after, run[-1] + 1)
 
         own = np.empty((high - low, self.amplitudes.shape[1], length), dtype=np.float32)
         amplitudes, shifts = self.amplitudes[self.stimuli[low:high]], self.shifts[low:high]
@@ -334,8 +337,8 @@ def simulate_subject(subject: str, *, modality: str, features: StimulusFeatures,
     features
         Features of all stimuli.
     trials
-        In the order of recording: stimulus (row in `features`), session, repetition, split. Neighbours in a session
-        overlap.
+        In the order of recording: stimulus (row in `features`), session, split, and run where there are runs. Pictures
+        follow each other within a run; the trials of a run must stand together.
     snr
         Factor on the responses at unchanged noise; 0 leaves no trace of any stimulus.
     sfreq
@@ -370,12 +373,13 @@ def simulate_subject(subject: str, *, modality: str, features: StimulusFeatures,
     scale, units = _SCALES[modality], sources.make_units()
     evoked, background, alpha = _fields(head, scale, units=units, snr=1.0, seed=seed, subject=subject,
                                         modality=modality)
-    n_times = int(round((tmax - tmin) * sfreq))
+    n_times = round((tmax - tmin) * sfreq)
     own = _generator(seed, subject, modality, "rhythms")
     frequencies = np.linspace(0.0, sfreq / 2, 8 * n_times + 1)
     brain = sources.aperiodic_spectrum(frequencies, exponent=own.uniform(1.1, 1.4))
     rhythm = sources.alpha_spectrum(frequencies, peak=own.uniform(9.5, 10.5))
     sessions = pd.factorize(trials["session"])[0]
+    runs = trials.groupby([c for c in ("session", "run") if c in trials], sort=False).ngroup().to_numpy()
     of_session = _generator(seed, subject, modality, "sessions").standard_normal((sessions.max(initial=0) + 1, 2))
     gains, noises = np.exp(np.array([0.05, 0.1]) * of_session)[sessions].T
     _, probability = sources.latencies()
@@ -384,9 +388,9 @@ def simulate_subject(subject: str, *, modality: str, features: StimulusFeatures,
         amplitudes=_amplitudes(features, units=units, n_dipoles=evoked.shape[1], seed=seed, subject=subject),
         background_factor=sources.factor(sources.stationary_covariance(brain, n_times=n_times)),
         alpha_factor=sources.factor(sources.stationary_covariance(rhythm, n_times=n_times)),
-        gains=gains, noises=noises, sensor=scale.sensor, soa=int(round(scale.soa * sfreq)), sfreq=sfreq,
+        gains=gains, noises=noises, sensor=scale.sensor, soa=round(scale.soa * sfreq), sfreq=sfreq,
         times=np.round(tmin * sfreq) / sfreq + np.arange(n_times) / sfreq,
-        stimuli=trials["stimulus"].to_numpy(), sessions=sessions,
+        stimuli=trials["stimulus"].to_numpy(), runs=runs,
         shifts=_generator(seed, subject, modality, "latency").choice(len(probability), size=len(trials), p=probability),
         noise_seed=(seed, subject, modality))
     spec = SignalSpec(subject=subject, modality=modality, units=scale.units, n_channels=len(head.kept), n_times=n_times,

@@ -26,31 +26,33 @@ __all__ = ["BACKGROUNDS", "COLOURS", "KINDS", "POOLS", "SIZES", "Scene", "concep
 #: Pool -> code that seeds its scenes. "backbone" is for training the small image backbones of the simulated study.
 POOLS: dict[str, int] = {"train": 1, "val": 2, "test": 3, "backbone": 4}
 
-#: Size -> (side of the object's box, distance of the outer positions from the middle), as fractions of the picture.
-SIZES: dict[str, tuple[float, float]] = {"small": (0.40, 0.27), "medium": (0.54, 0.21), "large": (0.70, 0.145)}
+#: Size -> side of the object's box, and distance of the outer positions from the middle across and down: fractions of
+#: the picture's side. `features` standardises x, y and scale by constants measured on these; change them together.
+SIZES: dict[str, tuple[float, float, float]] = {
+    "small": (0.36, 0.232, 0.203), "medium": (0.48, 0.226, 0.203), "large": (0.62, 0.18, 0.176)}
+_MIDDLE = (0.5, 0.517)
 
 _HORIZONTAL = ("left", "centre", "right")
 _VERTICAL = ("top", "middle", "bottom")
 _N_TEST = 200
 _N_INDICES = 1_000_000
 _SECOND_SCALE = 0.28
-_P_SECOND = 0.4
+_P_SECOND = 0.5
 
 #: What a generator is for, so that a scene's attributes and its background draw from separate streams.
 _ATTRIBUTES, _PIXELS, _ORDER = 0, 1, 2
 
 _PLACES = {
-    ("left", "top"): "in the upper left of",
-    ("centre", "top"): "at the top of",
-    ("right", "top"): "in the upper right of",
-    ("left", "middle"): "on the left of",
-    ("centre", "middle"): "in the middle of",
-    ("right", "middle"): "on the right of",
-    ("left", "bottom"): "in the lower left of",
-    ("centre", "bottom"): "at the bottom of",
-    ("right", "bottom"): "in the lower right of",
-}
-_SIZE_WORDS = {"small": ("a small", "a little"), "medium": ("a medium-sized", "a mid-sized"), "large": ("a large", "a big")}
+    ("left", "top"): "at the top left", ("centre", "top"): "at the top", ("right", "top"): "at the top right",
+    ("left", "middle"): "on the left", ("centre", "middle"): "in the middle", ("right", "middle"): "on the right",
+    ("left", "bottom"): "at the bottom left", ("centre", "bottom"): "at the bottom",
+    ("right", "bottom"): "at the bottom right"}
+
+
+def _article(phrase: str) -> str:
+    """Phrase with its article, as ``an orange fir``; trousers come in pairs."""
+    article = "a pair of" if phrase.endswith("trousers") else "an" if phrase[0] in "aeiou" else "a"
+    return f"{article} {phrase}"
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,11 @@ class Scene:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Three paraphrases that name every categorical attribute; the first is `caption`."""
-        place, where = _PLACES[self.position_x, self.position_y], BACKGROUNDS[self.background]
-        size, other_size = _SIZE_WORDS[self.size]
-        second = f"{self.second_colour} {self.second_kind}" if self.second_kind else None
-        return (
-            f"{size} {self.concept} {place} {where}" + (f", with a small {second}" if second else ""),
-            f"a picture of {where}: {place} it there is {other_size} {self.concept}" + (f", and also a little {second}" if second else ""),
-            f"{place} {where}, {size} {self.concept}" + (f" and a small {second}" if second else ""),
-        )
+        """Three paraphrases; the first is `caption`, the last leaves out size and position."""
+        where = BACKGROUNDS[self.background][0]
+        second = f" and {_article(f'{self.second_colour} {self.second_kind}')}" if self.second_kind else ""
+        placed = f"{_article(f'{self.size} {self.concept}')} {_PLACES[self.position_x, self.position_y]}{second}"
+        return f"{placed}, {where}", f"{where}: {placed}", f"{_article(self.concept)}{second} {where}"
 
     @property
     def caption(self) -> str:
@@ -170,7 +168,8 @@ def _partition() -> dict[str, tuple[str, ...]]:
             pool = "train" if place < 5 else "test" if place < 9 or k % 6 == 5 else "val"
             pools[pool].append(f"{names[circle[(place + step) % len(names)]]} {kind}")
     # Scrambled, so that the first few test stimuli are not all animals.
-    place_of = {concept: _scramble(2, i) for i, concept in enumerate(sum(pools.values(), []))}
+    everything = [concept for members in pools.values() for concept in members]
+    place_of = {concept: _scramble(2, i) for i, concept in enumerate(everything)}
     result = {pool: tuple(sorted(members, key=place_of.__getitem__)) for pool, members in pools.items()}
     assert [len(result[pool]) for pool in ("train", "val", "test")] == [240, 40, _N_TEST]
     return result
@@ -179,7 +178,8 @@ def _partition() -> dict[str, tuple[str, ...]]:
 def _check_pool(pool: str) -> None:
     """Refuse an unknown pool."""
     if pool not in POOLS:
-        raise ValueError(f"pool: expected one of {', '.join(POOLS)}, got {pool!r}. Choose a key of scenes.POOLS.")
+        raise ValueError(f"pool of stimuli: expected one of {', '.join(POOLS)}, got {pool!r}. "
+                         "Choose a key of scenes.POOLS.")
 
 
 def concepts(pool: str) -> tuple[str, ...]:
@@ -229,9 +229,8 @@ def ids(pool: str, n: int, *, start: int = 0) -> list[str]:
     _check_pool(pool)
     available = _N_TEST if pool == "test" else _N_INDICES
     if n < 0 or start < 0 or start + n > available:
-        raise ValueError(
-            f"range of {pool} stimuli: expected indices in 0..{available - 1}, got start {start} and n {n}. Ask for fewer stimuli."
-        )
+        raise ValueError(f"stimuli of {pool}: expected indices from 0 to {available - 1}, got start={start} and n={n}. "
+                         "Ask for fewer stimuli.")
     return [f"{pool}-{index:06d}" for index in range(start, start + n)]
 
 
@@ -245,9 +244,8 @@ def _parse(stimulus_id: str) -> tuple[str, int]:
         )
     pool, index = match[1], int(match[2])
     if pool == "test" and index >= _N_TEST:
-        raise ValueError(
-            f"stimulus id: expected a test index in 0..{_N_TEST - 1}, got {stimulus_id!r}. The test pool has one stimulus per concept."
-        )
+        raise ValueError(f"stimulus id: expected test-000000 to test-{_N_TEST - 1:06d}, got {stimulus_id!r}. "
+                         "The test pool has one stimulus per concept.")
     return pool, index
 
 
@@ -306,17 +304,20 @@ def scene(stimulus_id: str) -> Scene:
     colour, kind = _concept_of(pool, index).split(" ")
     background, size = pick(tuple(BACKGROUNDS)), pick(tuple(SIZES))
     horizontal, vertical = pick(_HORIZONTAL), pick(_VERTICAL)
-    scale, reach = SIZES[size]
-    scale = scale * (1 + jitter(0.06))
-    x = 0.5 + reach * (_HORIZONTAL.index(horizontal) - 1) + jitter(0.022)
-    y = 0.5 + reach * (_VERTICAL.index(vertical) - 1) + jitter(0.022)
-    main = Scene(
-        stimulus_id, kind, colour, background, size, horizontal, vertical, x=round(x, 4), y=round(y, 4), scale=round(scale, 4)
-    )
+    base, across, down = SIZES[size]
+    scale = base * (1 + jitter(0.08))
+
+    def place(middle: float, reach: float, step: int) -> float:
+        wanted = middle + reach * step + jitter(0.035)
+        return round(min(max(wanted, scale / 2 + 0.01), 1 - scale / 2 - 0.01), 4)
+
+    x = place(_MIDDLE[0], across, _HORIZONTAL.index(horizontal) - 1)
+    y = place(_MIDDLE[1], down, _VERTICAL.index(vertical) - 1)
+    main = Scene(stimulus_id, kind, colour, background, size, horizontal, vertical, x=x, y=y, scale=round(scale, 4))
     if generator.random() >= _P_SECOND:
         return main
 
-    # From training concepts in every pool; another kind and colour than the main object, which the caption could not tell apart.
+    # From training concepts in every pool, and of another kind and colour, so that a caption tells the two apart.
     others = tuple(c for c in concepts("train") if colour not in c.split(" ") and kind not in c.split(" "))
     second_colour, second_kind = pick(others).split(" ")
     side = _SECOND_SCALE * (1 + jitter(0.06))
@@ -336,7 +337,7 @@ def render(scene: Scene, *, size: int = 64) -> np.ndarray:
     scene : Scene
         What to draw; a changed copy (``dataclasses.replace``) is drawn as it says, on the same background.
     size : int
-        Side of the picture in pixels, at least 16.
+        Side of the picture in pixels, at least 32.
 
     Returns
     -------
@@ -348,8 +349,8 @@ def render(scene: Scene, *, size: int = 64) -> np.ndarray:
     ValueError
         If the size is too small or the scene names an unknown kind, colour or background.
     """
-    if size < 16:
-        raise ValueError(f"size of a scene: expected at least 16 pixels, got {size}. Ask for 64 or 128.")
+    if size < 32:
+        raise ValueError(f"size of a scene: expected at least 32 pixels, got {size}. Ask for 64 or 128.")
     generator = _generator(*_parse(scene.stimulus_id), _PIXELS)
     canvas = draw_background(scene.background, side=OVERSAMPLING * size, generator=generator)
     # The second object first: where the two touch, the main one is in front.
@@ -357,7 +358,8 @@ def render(scene: Scene, *, size: int = 64) -> np.ndarray:
         second = (scene.second_colour, scene.second_x, scene.second_y, scene.second_scale)
         colour, x, y, scale = second
         if colour is None or x is None or y is None or scale is None:
-            raise ValueError(f"second object of {scene.stimulus_id}: expected colour, x, y and scale, got {second}. Set them all.")
+            raise ValueError(f"second object of {scene.stimulus_id}: expected colour, x, y and scale, got {second}. "
+                             "Set them all.")
         draw_object(canvas, kind=scene.second_kind, colour=colour, centre=(x, y), scale=scale)
     draw_object(canvas, kind=scene.kind, colour=scene.colour, centre=(scene.x, scene.y), scale=scene.scale)
     return np.array(canvas.reduce(OVERSAMPLING))

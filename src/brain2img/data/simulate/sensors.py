@@ -13,7 +13,12 @@ import numpy as np
 from mne._fiff.constants import FIFF
 
 #: Channels of THINGS-EEG2 in the order of its files (Gifford et al. 2022, https://osf.io/3jk45).
-EEG_CHANNELS = tuple(["Fp1", "Fp2", "AF7", "AF3", "AFz", "AF4", "AF8", "F7", "F5", "F3", "F1", "F2", "F4", "F6", "F8", "FT9", "FT7", "FC5", "FC3", "FC1", "FCz", "FC2", "FC4", "FC6", "FT8", "FT10", "T7", "C5", "C3", "C1", "Cz", "C2", "C4", "C6", "T8", "TP9", "TP7", "CP5", "CP3", "CP1", "CPz", "CP2", "CP4", "CP6", "TP8", "TP10", "P7", "P5", "P3", "P1", "Pz", "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2"])
+EEG_CHANNELS = tuple("""
+    Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9
+    FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2
+    C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 P7 P5
+    P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2
+""".split())
 #: Recorded against this electrode, which is why it is not among the 63.
 EEG_REFERENCE = "Fz"
 #: Absent from the CTF-275 of THINGS-MEG: three dead sensors and one that was taken out

@@ -66,7 +66,8 @@ def draw_object(
         If the kind or the colour is unknown.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind of object: expected one of {', '.join(KINDS)}, got {kind!r}. Choose one of shapes.KINDS.")
+        raise ValueError(f"kind of object: expected one of {', '.join(KINDS)}, got {kind!r}. "
+                         "Choose one of shapes.KINDS.")
     if colour not in COLOURS:
         raise ValueError(f"colour: expected one of {', '.join(COLOURS)}, got {colour!r}. Choose one of shapes.COLOURS.")
     side = canvas.width

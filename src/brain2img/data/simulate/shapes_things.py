@@ -10,7 +10,8 @@ from brain2img.data.simulate.drawing import Pen, mirrored
 
 def _mug(pen: Pen) -> None:
     for x in (-0.4, -0.06):
-        pen.line([(x, -0.56), (x + 0.08, -0.68), (x - 0.02, -0.8), (x + 0.06, -0.94)], tone="white", width=0.09, smooth=True)
+        pen.line([(x, -0.56), (x + 0.08, -0.68), (x - 0.02, -0.8), (x + 0.06, -0.94)], tone="white", width=0.09,
+            smooth=True)
     pen.oval((0.54, 0.2, 0.42, 0.42))
     pen.oval((0.54, 0.2, 0.22, 0.22), tone=None)
     pen.box((-0.78, -0.38, 0.5, 0.9), radius=0.18)
@@ -77,13 +78,16 @@ def _clock(pen: Pen) -> None:
 
 def _umbrella(pen: Pen) -> None:
     pen.line([(0, -0.96), (0, -0.7)], tone="metal", width=0.09)
-    pen.line([(0, -0.1), (0, 0.72), (0.12, 0.9), (0.32, 0.86), (0.38, 0.66)], tone="wood", width=0.12, smooth=True, edge=True)
+    pen.line([(0, -0.1), (0, 0.72), (0.12, 0.9), (0.32, 0.86), (0.38, 0.66)], tone="wood", width=0.12, smooth=True,
+        edge=True)
     dome = [(math.cos(math.pi + math.pi * k / 16), 0.0 + 0.8 * math.sin(math.pi + math.pi * k / 16)) for k in range(17)]
     scallops = []
     for x0, x1 in ((1.0, 0.42), (0.42, -0.42), (-0.42, -1.0)):
-        scallops += [(x0 + (x1 - x0) * t, 0.02 - 0.16 * math.sin(math.pi * t)) for t in (0.15, 0.3, 0.5, 0.7, 0.85, 1.0)]
+        scallops += [(x0 + (x1 - x0) * t, 0.02 - 0.16 * math.sin(math.pi * t)) for t in (0.15, 0.3, 0.5, 0.7, 0.85,
+            1.0)]
     pen.polygon([(0.97 * x, y) for x, y in [*dome, *scallops]])
-    pen.blob([(0, -0.8), (0.3, -0.5), (0.41, 0.0), (0.2, -0.12), (0, -0.14), (-0.2, -0.12), (-0.41, 0.0), (-0.3, -0.5)], tone="light")
+    pen.blob([(0, -0.8), (0.3, -0.5), (0.41, 0.0), (0.2, -0.12), (0, -0.14), (-0.2, -0.12), (-0.41, 0.0),
+        (-0.3, -0.5)], tone="light")
     pen.line([(-0.52, -0.5), (-0.72, -0.2)], tone="light", width=0.09)
 
 
@@ -92,7 +96,8 @@ def _hat(pen: Pen) -> None:
     pen.oval((0, 0.46, 0.92, 0.2), tone="dark", edge=False)
     pen.polygon([(-0.56, -0.72), (0.56, -0.72), (0.5, 0.5), (-0.5, 0.5)], edge=False)
     pen.oval((0, 0.5, 0.5, 0.13), edge=False)
-    pen.polygon([(-0.52, 0.14), (0.52, 0.14), (0.5, 0.5), (0.26, 0.58), (0, 0.61), (-0.26, 0.58), (-0.5, 0.5)], tone="pale")
+    pen.polygon([(-0.52, 0.14), (0.52, 0.14), (0.5, 0.5), (0.26, 0.58), (0, 0.61), (-0.26, 0.58),
+        (-0.5, 0.5)], tone="pale")
     for side in (-1, 1):
         pen.line([(side * 0.56, -0.72), (side * 0.5, 0.48)], tone="edge", width=0.04)
     pen.oval((0, -0.72, 0.56, 0.15), tone="light")
@@ -118,7 +123,8 @@ def _trousers(pen: Pen) -> None:
     pen.box((-0.1, -0.92, 0.1, -0.7), tone="gold")
     pen.line([(0, -0.66), (0, -0.1)], tone="edge", width=0.05)
     for side in (-1, 1):
-        pen.line([(side * 0.26, -0.66), (side * 0.34, -0.46), (side * 0.54, -0.4)], tone="edge", width=0.05, smooth=True)
+        pen.line([(side * 0.26, -0.66), (side * 0.34, -0.46), (side * 0.54, -0.4)], tone="edge", width=0.05,
+            smooth=True)
         pen.line([(side * 0.32, -0.1), (side * 0.4, 0.7)], tone="light", width=0.07)
         pen.line([(side * 0.19, 0.84), (side * 0.62, 0.84)], tone="light", width=0.12)
 
@@ -126,7 +132,8 @@ def _trousers(pen: Pen) -> None:
 def _dress(pen: Pen) -> None:
     for side in (-1, 1):
         pen.line([(side * 0.24, -0.6), (side * 0.2, -0.94)], tone="main", width=0.1, edge=True)
-    pen.blob([(-0.2, -0.1), (0.2, -0.1), (0.5, 0.4), (0.82, 0.8), (0.42, 0.94), (0, 0.86), (-0.42, 0.94), (-0.82, 0.8), (-0.5, 0.4)])
+    pen.blob([(-0.2, -0.1), (0.2, -0.1), (0.5, 0.4), (0.82, 0.8), (0.42, 0.94), (0, 0.86), (-0.42, 0.94),
+        (-0.82, 0.8), (-0.5, 0.4)])
     pen.polygon(mirrored([(0, -0.5), (0.18, -0.66), (0.38, -0.62), (0.3, -0.32), (0.26, 0.0)]))
     for side in (-1, 1):
         pen.line([(side * 0.1, 0.14), (side * 0.26, 0.76)], tone="dark", width=0.07)
@@ -136,7 +143,8 @@ def _dress(pen: Pen) -> None:
 
 
 def _shoe(pen: Pen) -> None:
-    pen.blob([(-0.88, -0.5), (-0.6, -0.44), (-0.3, -0.56), (-0.06, -0.46), (0.3, -0.08), (0.8, 0.08), (0.97, 0.4), (0.4, 0.52), (-0.86, 0.5), (-0.92, 0.0)])
+    pen.blob([(-0.88, -0.5), (-0.6, -0.44), (-0.3, -0.56), (-0.06, -0.46), (0.3, -0.08), (0.8, 0.08), (0.97, 0.4),
+        (0.4, 0.52), (-0.86, 0.5), (-0.92, 0.0)])
     pen.blob([(0.46, 0.04), (0.8, 0.08), (0.97, 0.4), (0.6, 0.46), (0.42, 0.24)], tone="light")
     pen.polygon([(-0.88, -0.34), (-0.64, -0.3), (-0.68, 0.36), (-0.9, 0.36)], tone="dark", edge=False)
     pen.blob([(-0.5, 0.3), (-0.2, 0.1), (0.2, 0.22), (0.3, 0.32), (-0.1, 0.24)], tone="pale", edge=False)
@@ -147,7 +155,8 @@ def _shoe(pen: Pen) -> None:
 
 def _sock(pen: Pen) -> None:
     pen.blob(
-        [(-0.28, -0.6), (0.1, -0.7), (0.4, -0.6), (0.38, 0.0), (0.42, 0.42), (0.2, 0.68), (-0.24, 0.86), (-0.66, 0.92), (-0.84, 0.64),
+        [(-0.28, -0.6), (0.1, -0.7), (0.4, -0.6), (0.38, 0.0), (0.42, 0.42), (0.2, 0.68), (-0.24, 0.86),
+            (-0.66, 0.92), (-0.84, 0.64),
          (-0.62, 0.4), (-0.3, 0.22), (-0.26, -0.1)]
     )  # fmt: skip
     pen.blob([(-0.84, 0.64), (-0.62, 0.42), (-0.46, 0.6), (-0.46, 0.88), (-0.66, 0.92)], tone="pale")
@@ -167,7 +176,8 @@ def _cake(pen: Pen) -> None:
     pen.box((-0.78, -0.1, 0.78, 0.8), tone="light", radius=0.08)
     pen.box((-0.76, 0.42, 0.76, 0.56), tone="cream", edge=False)
     pen.polygon(
-        [(-0.78, -0.2), (0.78, -0.2), (0.78, 0.2), (0.66, 0.28), (0.52, 0.12), (0.36, 0.34), (0.2, 0.12), (0, 0.3), (-0.2, 0.12), (-0.38, 0.36),
+        [(-0.78, -0.2), (0.78, -0.2), (0.78, 0.2), (0.66, 0.28), (0.52, 0.12), (0.36, 0.34), (0.2, 0.12), (0, 0.3),
+            (-0.2, 0.12), (-0.38, 0.36),
          (-0.54, 0.12), (-0.68, 0.26), (-0.78, 0.18)]
     )  # fmt: skip
     pen.oval((0, -0.2, 0.78, 0.16))
@@ -191,8 +201,10 @@ def _donut(pen: Pen) -> None:
     pen.polygon([(r * math.cos(a), -0.02 + 0.94 * r * math.sin(a)) for r, a in outer])
     pen.oval((0, 0.02, 0.34, 0.32), tone="dough")
     pen.oval((0, 0.06, 0.25, 0.23), tone=None)
-    sprinkles = ((-0.56, -0.36, 40, "white"), (-0.1, -0.62, 100, "gold"), (0.38, -0.5, 20, "white"), (0.62, -0.04, 80, "glass"),
-                 (0.5, 0.44, 140, "gold"), (0.02, 0.58, 10, "white"), (-0.46, 0.44, 60, "glass"), (-0.64, 0.06, 110, "gold"))  # fmt: skip
+    sprinkles = ((-0.56, -0.36, 40, "white"), (-0.1, -0.62, 100, "gold"), (0.38, -0.5, 20, "white"),
+        (0.62, -0.04, 80, "glass"),
+                 (0.5, 0.44, 140, "gold"), (0.02, 0.58, 10, "white"), (-0.46, 0.44, 60, "glass"),
+                     (-0.64, 0.06, 110, "gold"))  # fmt: skip
     for x, y, turn, tone in sprinkles:
         dx, dy = 0.09 * math.cos(math.radians(turn)), 0.09 * math.sin(math.radians(turn))
         pen.line([(x - dx, y - dy), (x + dx, y + dy)], tone=tone, width=0.09)
@@ -222,13 +234,15 @@ def _popsicle(pen: Pen) -> None:
 
 def _candy(pen: Pen) -> None:
     for side in (-1, 1):
-        fan = [(0.4, 0.0), (0.8, -0.46), (0.86, -0.2), (0.99, -0.22), (0.9, 0.0), (0.99, 0.22), (0.86, 0.2), (0.8, 0.46)]
+        fan = [(0.4, 0.0), (0.8, -0.46), (0.86, -0.2), (0.99, -0.22), (0.9, 0.0), (0.99, 0.22), (0.86, 0.2),
+            (0.8, 0.46)]
         pen.polygon([(side * x, y) for x, y in fan], tone="light")
         for y in (-0.2, 0.2):
             pen.line([(side * 0.54, y * 0.3), (side * 0.78, y)], tone="dark", width=0.05)
     pen.oval((0, 0, 0.54, 0.54))
     for x in (-0.26, 0.14):
-        pen.blob([(x - 0.06, -0.46), (x + 0.16, -0.46), (x + 0.02, 0.0), (x + 0.14, 0.46), (x - 0.08, 0.46), (x - 0.2, 0.0)], tone="pale", edge=False)
+        pen.blob([(x - 0.06, -0.46), (x + 0.16, -0.46), (x + 0.02, 0.0), (x + 0.14, 0.46), (x - 0.08, 0.46),
+            (x - 0.2, 0.0)], tone="pale", edge=False)
     pen.line([(-0.3, -0.26), (-0.16, -0.38)], tone="white", width=0.08)
 
 

@@ -30,12 +30,12 @@ class Patch:
 
 #: A stage absent from `drive` does not reach the patch; positive drive is current along `direction`.
 PATCHES = (
-    Patch("V1", (0.12, -0.84, -0.02), (0.4, -0.8, 0.4), {"early": 1.0}),
-    Patch("V2/V3", (0.32, -0.76, 0.10), (0.6, -0.7, 0.2), {"early": 0.8}),
+    Patch("V1", (0.12, -0.84, -0.02), (0.2, -0.6, 0.7), {"early": 1.0}),
+    Patch("V2/V3", (0.32, -0.76, 0.10), (0.5, -0.6, 0.6), {"early": 0.8}),
     Patch("LOC", (0.56, -0.62, -0.05), (0.7, -0.5, -0.2), {"middle": -0.6, "late": 0.3}),
     Patch("fusiform", (0.48, -0.42, -0.48), (0.6, -0.4, -0.7), {"middle": -1.0, "late": -0.3}),
     Patch("temporal", (0.74, -0.08, -0.30), (0.5, 0.2, 0.6), {"late": 0.2}),
-    Patch("parietal", (0.30, -0.54, 0.60), (0.2, -0.5, 0.8), {"late": 0.9}),
+    Patch("parietal", (0.30, -0.54, 0.60), (0.2, -0.5, 0.8), {"late": 0.5}),
 )
 
 
@@ -122,6 +122,7 @@ def place_dipoles(*, shared: np.random.Generator, own: np.random.Generator) -> t
         Generator of the subject's deviations.
     """
     mirror = np.array([[1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
+
     def of_each(values: list[tuple[float, float, float]]) -> np.ndarray:
         return np.repeat((np.array(values)[:, None] * mirror).reshape(-1, 3), PER_PATCH, axis=0)
 
