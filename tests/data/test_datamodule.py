@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from brain2img.data.dataset import EpochSampler
-from brain2img.data.normalisation import FittedNormalisation, Normalisation
+from brain2img.data.normalisation import FittedNormalisation, Normalisation, ledoit_wolf
 from brain2img.data.trials import Split, averaged
 from brain2img.records import SignalSpec
 
@@ -34,6 +34,17 @@ def test_changing_test_trials_changes_no_statistic(toy, tmp_path):
         states.append(fitted.state)
     for key in states[0]:
         np.testing.assert_array_equal(states[0][key], states[1][key])
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 50), (3, 20, 10), (2, 1, 5)])
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-13])
+def test_batched_ledoit_wolf_equals_scikit_learn(shape, unit):
+    from sklearn.covariance import ledoit_wolf as reference
+
+    x = np.random.default_rng(0).standard_normal(shape)
+    x[:, 0] += 2 * x[:, -1]
+    expected = np.stack([reference(trial.T)[0] for trial in x])
+    np.testing.assert_allclose(ledoit_wolf(unit * x), unit**2 * expected, rtol=1e-9)
 
 
 def test_whitening_equals_the_published_recipe(toy):

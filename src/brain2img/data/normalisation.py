@@ -11,7 +11,7 @@ import pandas as pd
 from brain2img.data.trials import channel_indices
 from brain2img.records import SignalSpec
 
-CHUNK = 512
+CHUNK = 128
 POOLED = "(all)"
 
 
@@ -55,6 +55,62 @@ class Normalisation:
         if self.scale not in ("session", "subject", "none"):
             raise ValueError(f"data.scale: expected 'session', 'subject' or 'none', got {self.scale!r}. "
                              "Choose one of these.")
+
+
+def ledoit_wolf(x: np.ndarray) -> np.ndarray:
+    """Return the Ledoit-Wolf covariance of every trial, as `sklearn.covariance.ledoit_wolf` does one at a time.
+
+    Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4.
+
+    Parameters
+    ----------
+    x
+        ``(n, C, T)`` float64: C variables, T samples of each trial.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, C, C)`` in the squared unit of `x`.
+    """
+    n_channels, n_times = x.shape[1:]
+    x = x - x.mean(axis=2, keepdims=True)
+    covariance = np.stack([trial @ trial.T for trial in x]) / n_times
+    mu = np.trace(covariance, axis1=1, axis2=2) / n_channels
+    square = np.einsum("nij,nij->n", covariance, covariance)
+    # sum over pairs of channels of their squared products = squared power, sample by sample
+    fourth = (np.einsum("nct,nct->nt", x, x) ** 2).sum(axis=1)
+    delta = square - n_channels * mu**2
+    beta = np.clip((fourth / n_times - square) / n_times, 0, delta)
+    shrinkage = np.divide(beta, delta, out=np.zeros_like(beta), where=delta > 0)[:, None, None]
+    return (1 - shrinkage) * covariance + shrinkage * mu[:, None, None] * np.eye(n_channels)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Number of values, mean and sum of squared deviations of every channel; chunks are merged without cancellation.
+
+    Chan, Golub & LeVeque 1979, http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf.
+    """
+
+    n: int = 0
+    mean: Any = 0.0
+    square: Any = 0.0
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> _Moments:
+        n = x.shape[0] * x.shape[2]
+        mean = x.mean(axis=(0, 2), dtype=np.float64)
+        return cls(n, mean, ((x - mean[:, None].astype(x.dtype)) ** 2).sum(axis=(0, 2), dtype=np.float64))
+
+    def merged(self, other: _Moments) -> _Moments:
+        n = self.n + other.n
+        delta = other.mean - self.mean
+        return _Moments(n, self.mean + delta * other.n / n,
+                        self.square + other.square + delta**2 * self.n * other.n / n)
+
+    @property
+    def std(self) -> Any:
+        return np.sqrt(self.square / self.n)
 
 
 class FittedNormalisation:
@@ -108,61 +164,51 @@ class FittedNormalisation:
         ValueError
             If a channel is constant, or NaN or infinite, over the training trials.
         """
-        sessions = {POOLED: trials["row"].to_numpy()}
-        if self.config.scale == "session" or self.config.noise_normalise:
-            for name, group in trials.groupby(trials["session"].astype(str)):
-                if len(group) >= self.config.min_trials:
-                    sessions[name] = group["row"].to_numpy()
-        names = list(sessions)
-        if len(names) == 2:  # one session only: its statistics are the pooled ones
+        by_session = {str(name): np.sort(group["row"].to_numpy())
+                      for name, group in trials.groupby(trials["session"].astype(str))}
+        own = [name for name, rows in by_session.items() if len(rows) >= self.config.min_trials]
+        names = [POOLED, *own] if len(by_session) > 1 else [POOLED]
+        if self.config.scale != "session" and not self.config.noise_normalise:
             names = [POOLED]
-        whitening, means, stds = [], [], []
+        self.state = {"sessions": np.array(names)}
+        if self.config.noise_normalise:
+            self.state["whitening"] = self._whitening(signals, by_session, names)
+        moments = {name: _Moments() for name in names}
+        for name, rows in by_session.items():
+            for start in range(0, len(rows), CHUNK):
+                x = self._raw(signals, rows[start:start + CHUNK])
+                self._refuse(~np.isfinite(x).all(axis=(0, 2)), "NaN or infinite")
+                if "whitening" in self.state:
+                    x = self.state["whitening"][names.index(name) if name in names else 0] @ x
+                chunk = _Moments.of(x)
+                for key in {POOLED, name} & set(names):
+                    moments[key] = moments[key].merged(chunk)
         for name in names:
-            rows = np.sort(sessions[name])
-            if self.config.noise_normalise:
-                whitening.append(self._whitening(signals, rows))
-            mean, std = self._moments(signals, rows, whitening[-1] if whitening else None)
-            means.append(mean)
-            stds.append(std)
-        self.state = {"sessions": np.array(names), "mean": np.stack(means), "std": np.stack(stds)}
-        if whitening:
-            self.state["whitening"] = np.stack(whitening)
+            self._refuse(moments[name].std <= 1e-7 * np.abs(moments[name].mean), "constant")
+        self.state["mean"] = np.float32([moments[name].mean for name in names])[:, :, None]
+        self.state["std"] = np.float32([moments[name].std for name in names])[:, :, None]
 
-    def _whitening(self, signals: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        from sklearn.covariance import ledoit_wolf
-
+    def _whitening(self, signals: np.ndarray, by_session: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+        """Return ``(n_names, C, C)`` inverse square roots of the mean covariance over trials."""
         if self.spec.n_times < 2:
             raise ValueError(f"signals of subject {self.spec.subject!r}: expected several samples in time for "
                              "data.noise_normalise, got one. Set data.noise_normalise=false for betas.")
-        total = np.zeros((self.spec.n_channels,) * 2)
-        for start in range(0, len(rows), CHUNK):
-            for trial in self._raw(signals, rows[start:start + CHUNK]):
-                self._refuse(~np.isfinite(trial).all(axis=-1), "NaN or infinite")
-                # volts and teslas are tiny: the shrinkage is scale-free, its arithmetic is not
-                unit = np.abs(trial).max() or 1.0
-                total += ledoit_wolf((trial / unit).T.astype(np.float64))[0] * unit**2
-        values, vectors = np.linalg.eigh(total / len(rows))
-        values = np.maximum(values, values.max() * 1e-12)
-        return ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32)
-
-    def _moments(self, signals: np.ndarray, rows: np.ndarray, whitening: np.ndarray | None
-                 ) -> tuple[np.ndarray, np.ndarray]:
-        n, mean, square = 0, 0.0, 0.0
-        for start in range(0, len(rows), CHUNK):
-            x = self._raw(signals, rows[start:start + CHUNK])
-            self._refuse(~np.isfinite(x).all(axis=(0, 2)), "NaN or infinite")
-            if whitening is not None:
-                x = whitening @ x
-            # Chan et al. 1979: merging chunk moments keeps small variances on large means
-            m, k, v = x.mean(axis=(0, 2), dtype=np.float64), x.shape[0] * x.shape[2], x.var(axis=(0, 2),
-                                                                                            dtype=np.float64)
-            delta = m - mean
-            square = square + v * k + delta**2 * n * k / (n + k)
-            mean = mean + delta * k / (n + k)
-            n += k
-        std = np.sqrt(square / n)
-        self._refuse(std <= 1e-7 * np.abs(mean), "constant")
-        return np.float32(mean)[:, None], np.float32(std)[:, None]
+        sums = {}
+        for name, rows in by_session.items():
+            total = np.zeros((self.spec.n_channels,) * 2)
+            for start in range(0, len(rows), CHUNK):
+                x = self._raw(signals, rows[start:start + CHUNK])
+                self._refuse(~np.isfinite(x).all(axis=(0, 2)), "NaN or infinite")
+                total += ledoit_wolf(x.astype(np.float64)).sum(axis=0)
+            sums[name] = total
+        out = []
+        for name in names:
+            chosen = list(by_session) if name == POOLED else [name]
+            covariance = sum(sums[c] for c in chosen) / sum(len(by_session[c]) for c in chosen)
+            values, vectors = np.linalg.eigh(covariance)
+            values = np.maximum(values, values.max() * 1e-12)
+            out.append((vectors / np.sqrt(values)) @ vectors.T)
+        return np.float32(out)
 
     def _refuse(self, bad: np.ndarray, word: str) -> None:
         if not bad.any():

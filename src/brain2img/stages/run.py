@@ -13,6 +13,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
+from threadpoolctl import threadpool_limits
 
 from brain2img.stages.workspace import adopt_run
 
@@ -47,6 +48,9 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
     What a user can cause ends with exit code 1 and one message; the traceback is kept in the log folder of the job.
     """
     _log_to(Path(HydraConfig.get().runtime.output_dir))
+    # many small products: threads of NumPy's BLAS would wait for each other (measured: ten times slower on two cores);
+    # what is large runs in torch, which has threads of its own
+    threadpool_limits(1, user_api="blas")
     try:
         for member in [cfg] if collective else members(cfg):
             stage(member)

@@ -52,8 +52,8 @@ class _Scale:
     soa: float
 
 
-_SCALES = {"eeg": _Scale("V", 5e-6, 8e-6, 6e-6, 1.5e-6, 0.2),
-           "meg": _Scale("T", 150e-15, 250e-15, 200e-15, 50e-15, 1.5)}
+_SCALES = {"eeg": _Scale("V", 5e-6, 8e-6, 6e-6, 3e-6, 0.2),
+           "meg": _Scale("T", 100e-15, 250e-15, 200e-15, 100e-15, 1.5)}
 
 
 def _generator(seed: int, *names: str | int) -> np.random.Generator:
@@ -177,10 +177,6 @@ class _Generator:
             yield block
 
 
-def _rms(values: np.ndarray, axis: int) -> np.ndarray:
-    return np.sqrt((values**2).mean(axis=axis))
-
-
 def _fields(head: Head, scale: _Scale, *, units: sources.Units, snr: float, seed: int, subject: str,
             modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the scaled fields of response, background and alpha dipoles, ``(C, n)`` each."""
@@ -205,7 +201,7 @@ def _fields(head: Head, scale: _Scale, *, units: sources.Units, snr: float, seed
     # Recordings differ in quality from subject to subject.
     quality = np.exp(0.1 * own.standard_normal())
     return (evoked_field * (snr * quality * scale.evoked / peak),
-            background_field * (scale.background / _rms(np.linalg.norm(background_field, axis=1), axis=0)),
+            background_field * (scale.background / np.sqrt((background_field**2).sum(axis=1).mean())),
             alpha_field * (scale.alpha / np.linalg.norm(alpha_field, axis=1).max()))
 
 
@@ -234,7 +230,11 @@ def _amplitudes(features: StimulusFeatures, *, units: sources.Units, n_dipoles: 
         values = getattr(features, group).astype(np.float64)
         member = np.flatnonzero(units.stage == stage)
         into_latents = weights("latents", (values.shape[1], n_latents))
-        into_units = weights("units", (n_latents, len(member)))
+        # The dipoles of a patch act much alike: they share most of a mixing.
+        patch = units.dipole[member] // sources.PER_PATCH * len(sources.KERNELS) + units.kernel[member]
+        _, place = np.unique(patch, return_inverse=True)
+        into_units = (np.sqrt(0.7) * weights("patches", (n_latents, place.max() + 1))[:, place]
+                      + np.sqrt(0.3) * weights("units", (n_latents, len(member))))
         number = np.arange(n_latents)
         if stage == "early":
             right = number % 2 == 0
@@ -243,7 +243,7 @@ def _amplitudes(features: StimulusFeatures, *, units: sources.Units, n_dipoles: 
         drive = _standardised(values @ into_latents)
         saturating, rectified, compressed = np.tanh(1.5 * drive), np.maximum(drive, 0), np.cbrt(drive)
         latents = _standardised(np.choose(number // 2 % 3, [saturating, rectified, compressed]))
-        amplitudes[:, units.dipole[member], units.kernel[member]] = units.mean[member] + sources.MODULATION * (
+        amplitudes[:, units.dipole[member], units.kernel[member]] = units.mean[member] + sources.MODULATION[stage] * (
             _standardised(latents @ into_units))
     return amplitudes
 
@@ -291,16 +291,16 @@ def _ideal(generator: _Generator, trials: pd.DataFrame, *, direction: np.ndarray
     through = (filters.T @ generator.evoked, courses @ correct @ windows)
     expected = np.einsum("qd,ndk,kr->nqr", through[0], generator.amplitudes[candidates].astype(float), through[1],
                          optimize=True)
-    covariance = sum(np.kron(filters.T @ s @ filters, windows.T @ t @ windows) for s, t in noise)
+    covariance = np.sum([np.kron(filters.T @ s @ filters, windows.T @ t @ windows) for s, t in noise], axis=0)
 
-    deviations = []
+    deviations: list[np.ndarray] = []
     for start, stop in generator.blocks():
         rows = test[(test >= start) & (test < stop)]
-        if len(rows) and generator.evoked.any() and sum(map(len, deviations)) < _OVERLAP_TRIALS:
+        if len(rows) and generator.evoked.any() and sum(len(d) for d in deviations) < _OVERLAP_TRIALS:
             present = generator.source_responses(start, stop)[rows - start] @ (correct @ windows).astype(np.float32)
             place = np.searchsorted(candidates, generator.stimuli[rows])
             deviations.append(np.einsum("qd,ndr->nqr", through[0], present, optimize=True) - expected[place])
-    expected = expected.reshape(len(candidates), -1)
+    expected = expected.reshape(len(candidates), filters.shape[1] * windows.shape[1])
     if deviations:
         deviation = np.concatenate(deviations).reshape(-1, expected.shape[1])
         expected = expected + deviation.mean(axis=0)

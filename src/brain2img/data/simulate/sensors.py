@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import mne
 import numpy as np
-from mne._fiff.constants import FIFF
+from mne.io.constants import FIFF
 
 #: Channels of THINGS-EEG2 in the order of its files (Gifford et al. 2022, https://osf.io/3jk45).
 EEG_CHANNELS = tuple("""

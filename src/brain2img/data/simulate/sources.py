@@ -34,7 +34,7 @@ PATCHES = (
     Patch("V2/V3", (0.32, -0.76, 0.10), (0.5, -0.6, 0.6), {"early": 0.8}),
     Patch("LOC", (0.56, -0.62, -0.05), (0.7, -0.5, -0.2), {"middle": -0.6, "late": 0.3}),
     Patch("fusiform", (0.48, -0.42, -0.48), (0.6, -0.4, -0.7), {"middle": -1.0, "late": -0.3}),
-    Patch("temporal", (0.74, -0.08, -0.30), (0.5, 0.2, 0.6), {"late": 0.2}),
+    Patch("temporal", (0.60, -0.10, -0.36), (0.5, 0.2, 0.6), {"late": 0.2}),
     Patch("parietal", (0.30, -0.54, 0.60), (0.2, -0.5, 0.8), {"late": 0.5}),
 )
 
@@ -72,7 +72,7 @@ KERNELS: tuple[Kernel, ...] = (
 #: Stage -> group of features that drives it, and number of latents in which it does.
 DRIVEN_BY = {"early": ("low", 12), "middle": ("middle", 12), "late": ("high", 24)}
 #: Standard deviation over pictures of a unit's amplitude, where the mean drive of V1 is 1.
-MODULATION = 0.5
+MODULATION = {"early": 1.2, "middle": 1.1, "late": 0.65}
 
 
 @dataclass(frozen=True, kw_only=True)
