@@ -148,3 +148,14 @@ def test_tiny_is_a_study():
 def test_raw_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected no raw files, for it is simulated, got .*Leave out raw="):
         study().prepare(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("modality", ["eeg", "meg"])
+def test_no_run_of_rapid_presentation_mixes_splits(modality):
+    study = Scenes(modality, snr=1.0, n_subjects=1, n_train=50, n_val=10, repetitions={"train": 3, "test": 5})
+    ids = [f"{split}-{i:06d}" for split, n in (("train", 50), ("val", 10), ("test", 200)) for i in range(n)]
+    stimuli = pd.DataFrame({"stimulus_id": ids, "split": [i.split("-")[0] for i in ids]})
+    trials = study.trials("sub-01", stimuli)
+    assert (trials.groupby(["session", "run"])["split"].nunique() == 1).all()
+    assert (trials.groupby(["session", "run"])["onset"].min() == 0).all()
+    assert trials["split"].value_counts().to_dict() == {"test": 1000, "train": 150, "val": 10}

@@ -166,8 +166,17 @@ class Scenes(Study):
         between, duration, run_length = _PACE[self.modality]
         trials["session"] = np.repeat(np.arange(1, self.n_sessions + 1),
                                       [len(part) for part in np.array_split(trials["stimulus"], self.n_sessions)])
-        place = trials.groupby("session").cumcount()
-        trials["run"] = place // run_length + 1
+        together = ["session"]
+        if self.modality != "fmri":
+            # Responses overlap in rapid presentation: a run holds one split, as in THINGS-EEG2 and THINGS-MEG, so that
+            # no training epoch holds the end of the response to a test picture.
+            order = trials["split"].map(SPLITS[::-1].index)
+            trials = trials.assign(part=order).sort_values(["session", "part"], kind="stable", ignore_index=True)
+            trials = trials.drop(columns="part")
+            together.append("split")
+        place = trials.groupby(together).cumcount()
+        starts = trials["session"].ne(trials["session"].shift()) | (place % run_length == 0)
+        trials["run"] = starts.groupby(trials["session"]).cumsum()
         trials["onset"] = place % run_length * between
         trials["duration"] = duration
         trials["repetition"] = trials.groupby("stimulus").cumcount()
