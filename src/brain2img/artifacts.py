@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from brain2img.records import EmbeddingSpec
 
@@ -116,7 +117,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str =
     return lines
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
+    """Return the commit of this code, "-dirty" where files differ from it, "unknown" outside a repository."""
     run = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
                          capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
@@ -166,7 +168,7 @@ class StageFolder:
 
     def finish(self, **facts: Any) -> None:
         """Write the manifest and, when the folder was redone beside an old one, swap them."""
-        manifest = {**self.head, **facts, "git": _git_commit(), "versions": versions(), "command": sys.argv,
+        manifest = {**self.head, **facts, "git": git_commit(), "versions": versions(), "command": sys.argv,
                     "seconds": round(time.monotonic() - self.started, 1),
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_json(self.work / "manifest.json", manifest)
@@ -371,9 +373,7 @@ class Predictions:
     def write(folder: Path, *, rows: pd.DataFrame, specs: Mapping[str, EmbeddingSpec],
               paths: Mapping[str, Path] | None = None) -> None:
         """Write ``rows.parquet`` and ``spaces.json``; arrays are ``<space>.npy`` here unless `paths` says where."""
-        if "array_row" not in rows:
-            rows = rows.assign(array_row=np.arange(len(rows)))
-        write_table(folder / "rows.parquet", rows)
+        write_table(folder / "rows.parquet", rows if "array_row" in rows else rows.assign(array_row=range(len(rows))))
         write_json(folder / "spaces.json", {
             name: {"path": os.path.relpath(paths[name], folder.resolve()) if paths else f"{name}.npy",
                    "spec": spec.to_json()} for name, spec in specs.items()})
@@ -387,10 +387,8 @@ class Reconstructions:
         self.manifest = read_manifest(self.folder, what="reconstructions")
         self.index = pd.read_parquet(self.folder / "index.parquet")
 
-    def images(self, rows: Sequence[int] | None = None) -> np.ndarray:
+    def images(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return ``(n, h, w, 3)`` uint8 images of the given rows of `index` (all by default)."""
-        from PIL import Image
-
         files = self.index["file"].to_numpy()
         files = files if rows is None else files[np.asarray(rows)]
         return np.stack([np.asarray(Image.open(self.folder / file).convert("RGB")) for file in files])

@@ -72,7 +72,7 @@ class BrainData:
         for i, (subject, normaliser) in enumerate(self.normalisers.items()):
             files[subject] = f"normalisation_{i}.npz"
             with writing(folder / files[subject]) as temporary, temporary.open("wb") as file:
-                np.savez(file, **normaliser.state)
+                np.savez(file, allow_pickle=False, **normaliser.state)
         write_json(folder / "normalisation.json", files)
 
     def load_normalisation(self, folder: Path) -> None:

@@ -185,8 +185,8 @@ class FittedNormalisation:
                     moments[key] = moments[key].merged(chunk)
         for name in names:
             self._refuse(moments[name].std <= 1e-7 * np.abs(moments[name].mean), "constant")
-        self.state["mean"] = np.float32([moments[name].mean for name in names])[:, :, None]
-        self.state["std"] = np.float32([moments[name].std for name in names])[:, :, None]
+        self.state["mean"] = np.array([moments[name].mean for name in names], dtype=np.float32)[:, :, None]
+        self.state["std"] = np.array([moments[name].std for name in names], dtype=np.float32)[:, :, None]
 
     def _whitening(self, signals: np.ndarray, by_session: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
         """Return ``(n_names, C, C)`` inverse square roots of the mean covariance over trials."""
@@ -208,7 +208,7 @@ class FittedNormalisation:
             values, vectors = np.linalg.eigh(covariance)
             values = np.maximum(values, values.max() * 1e-12)
             out.append((vectors / np.sqrt(values)) @ vectors.T)
-        return np.float32(out)
+        return np.array(out, dtype=np.float32)
 
     def _refuse(self, bad: np.ndarray, word: str) -> None:
         if not bad.any():

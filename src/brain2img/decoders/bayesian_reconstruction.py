@@ -78,7 +78,7 @@ class BayesianReconstruction(Decoder):
         """Write one compressed file per subject and space (about 5 MB)."""
         for index, ((subject, space), model) in enumerate(self._models.items()):
             with writing(self._file(folder, index)) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, subject=subject, space=space, **model.state())
+                np.savez_compressed(file, allow_pickle=False, subject=subject, space=space, **model.state())
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; refuses weights of other subjects, spaces or numbers of voxels."""

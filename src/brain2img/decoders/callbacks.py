@@ -121,7 +121,7 @@ class History(Callback):
         """Start the clock."""
         self._started = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Add the epoch's row.
 
         Raises

@@ -67,7 +67,7 @@ class OpenCLIP(Space):
         return config
 
     @cached_property
-    def _model(self) -> tuple[torch.nn.Module, Any]:
+    def _model(self) -> tuple[Any, Any]:
         import open_clip
 
         assert self._config

@@ -108,7 +108,7 @@ def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> D
     ValueError
         If a head names a space that is not chosen.
     """
-    wanted = inspect.signature(get_class(config["decoder"]["_target_"]).__init__).parameters
+    wanted = inspect.signature(get_class(config["decoder"]["_target_"])).parameters
     given: dict[str, Any] = {"seed": seed}
     if "specs" in wanted:
         given |= {"specs": data.specs, "targets": data.target_specs}

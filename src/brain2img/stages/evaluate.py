@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from brain2img.artifacts import (
     Predictions,
     Reconstructions,
+    git_commit,
     open_folder,
     read_manifest,
     versions,
@@ -69,8 +71,8 @@ def evaluate(cfg: DictConfig) -> Path:
     chance = pd.concat([c for c in chances if len(c)], ignore_index=True)
     rng = np.random.default_rng([cfg.seed, 5])
     summary = {
-        "name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": _command(),
-        "seconds": sum(sum(e["seconds"].values()) for e in entries), "git": _git(), "versions": versions(),
+        "name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": ["python", *sys.argv],
+        "seconds": sum(sum(e["seconds"].values()) for e in entries), "git": git_commit(), "versions": versions(),
         "records": records(scores, chance, generator=rng),
         "differences": _differences(scores, baseline=cfg.baseline, generator=rng),
         "members": entries, "outputs": relative(root, folder.path)}
@@ -93,18 +95,6 @@ def _differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Ge
         log.info("no differences to %s: it is not among the decoders scored here", baseline)
         return []
     return differences(scores, baseline=baseline, generator=generator)
-
-
-def _command() -> list[str]:
-    import sys
-
-    return ["python", *sys.argv]
-
-
-def _git() -> str:
-    from brain2img.artifacts import _git_commit
-
-    return _git_commit()
 
 
 class _Member:
@@ -152,13 +142,12 @@ class _Member:
     def score(self, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the row-level scores of every condition, and the chance levels (found on the decoded rows)."""
         metrics = build_metrics(self.cfg)
-        images_of = {} if not self.reconstructions else self.prepared.stimuli
         tables, chances = [], []
         for condition, predictions in self.predictions.items():
             reconstructions = self.reconstructions.get(condition)
             for subject in self.manifest["subjects"]:
                 places = np.flatnonzero(predictions.rows["subject"] == subject)
-                decoded = self._decoded(predictions, reconstructions, places, images_of)
+                decoded = self._decoded(predictions, reconstructions, places)
                 for metric in metrics.values():
                     part = _fitting(metric, decoded)
                     if part is None:
@@ -184,8 +173,8 @@ class _Member:
                 "transductive": metric.transductive, "proportion": metric.proportion,
                 "circular": "images" in metric.needs and bool(used & set(metric.needs))}
 
-    def _decoded(self, predictions: Predictions, reconstructions: Reconstructions | None, places: np.ndarray,
-                 stimuli) -> Decoded:
+    def _decoded(self, predictions: Predictions, reconstructions: Reconstructions | None,
+                 places: np.ndarray) -> Decoded:
         ids = predictions.rows["stimulus_id"].to_numpy()[places]
         gallery_ids = sorted(set(ids))
         caches = self.runs[0].data().targets

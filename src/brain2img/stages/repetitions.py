@@ -78,7 +78,7 @@ def _curve(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     for key, group in ranks.groupby(keys, sort=False):
         for k in (1, 5):
             values = (group["rank"] <= k).to_numpy(dtype=float)
-            value, low, high = bootstrap(values, stimuli=group["stimulus_id"].to_numpy(), generator=rng)
-            lines.append({**dict(zip(keys, key, strict=True)), "metric": f"top{k}", "value": value, "low": low,
+            low, high = bootstrap(values, stimuli=group["stimulus_id"].to_numpy(), generator=rng)
+            lines.append({**dict(zip(keys, key, strict=True)), "metric": f"top{k}", "value": values.mean(), "low": low,
                           "high": high, "chance": k / group["gallery"].iloc[0]})
     return pd.DataFrame(lines)

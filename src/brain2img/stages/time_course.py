@@ -63,7 +63,8 @@ def _subject(data: BrainData, subject: str, *, space: str, seed: int, width: flo
     ids = sorted(set(test["stimulus_id"]))
     truth = np.searchsorted(ids, test["stimulus_id"])
     gallery = data.target(space, ids).reshape(len(ids), -1)
-    samples, hop = max(1, round(width * spec.sfreq)), max(1, round(step * spec.sfreq))
+    sfreq = float(spec.sfreq or 1.0)
+    samples, hop = max(1, round(width * sfreq)), max(1, round(step * sfreq))
     lines = []
     for start in progress(range(0, spec.n_times - samples + 1, hop), description=f"time course {subject}"):
         cut = slice(start, start + samples)
@@ -73,9 +74,9 @@ def _subject(data: BrainData, subject: str, *, space: str, seed: int, width: flo
         predicted = _ridge(a, target, b)
         ranks = placements(similarity(predicted, gallery, kind="correlation"), truth, direction="image_from_brain").rank
         values = (len(ids) - ranks) / (len(ids) - 1)
-        value, low, high = bootstrap(values, stimuli=np.asarray(test["stimulus_id"]),
+        low, high = bootstrap(values, stimuli=np.asarray(test["stimulus_id"]),
                                      generator=np.random.default_rng([seed, start, 9]))
-        lines.append({"subject": subject, "time": float(spec.times[cut].mean()), "width": width, "value": value,
+        lines.append({"subject": subject, "time": float(spec.times[cut].mean()), "width": width, "value": values.mean(),
                       "low": low, "high": high})
     return pd.DataFrame(lines)
 
