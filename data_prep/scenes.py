@@ -9,6 +9,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from brain2img.stages.choices import check_choices
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
 def main(cfg: DictConfig) -> None:
@@ -19,6 +21,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices()
     if not any(argument.startswith("study=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "study=scenes_fmri")
     main()

@@ -7,6 +7,8 @@ python scripts/predict.py run=outputs/train/demo/eeg_atm conditions=[decoded,noi
 import hydra
 from omegaconf import DictConfig
 
+from brain2img.stages.choices import check_choices
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="predict")
 def main(cfg: DictConfig) -> None:
@@ -17,4 +19,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices()
     main()

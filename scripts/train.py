@@ -8,6 +8,8 @@ python scripts/train.py experiment=demo/fmri_ridge data.subjects=[sub-01]
 import hydra
 from omegaconf import DictConfig
 
+from brain2img.stages.choices import check_choices
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(cfg: DictConfig) -> None:
@@ -18,4 +20,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_choices()
     main()

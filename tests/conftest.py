@@ -100,7 +100,7 @@ def command(tmp_path: Path, monkeypatch, capsys):
 
     def call(script: str, *arguments: str) -> tuple[int, str]:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [script, f"paths.outputs={tmp_path / 'outputs'}", *arguments])
+        monkeypatch.setattr(sys, "argv", [str(scripts / script), f"paths.outputs={tmp_path / 'outputs'}", *arguments])
         handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
         capsys.readouterr()
         code = 0

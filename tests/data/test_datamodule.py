@@ -6,7 +6,8 @@ import pytest
 
 from brain2img.data.dataset import EpochSampler
 from brain2img.data.normalisation import FittedNormalisation, Normalisation, ledoit_wolf
-from brain2img.data.trials import Split, averaged
+from brain2img.data.simulate.sensors import EEG_CHANNELS
+from brain2img.data.trials import Split, averaged, channel_indices
 from brain2img.records import SignalSpec
 
 
@@ -153,6 +154,13 @@ def test_window_and_channels_are_chosen_by_time_and_name(toy):
     assert spec.n_times == 20
     assert spec.times[0] == pytest.approx(0.0)
     assert spec.times[-1] == pytest.approx(0.19)
+
+
+def test_wildcards_give_the_seventeen_electrodes_of_the_data_sets_authors():
+    names = tuple(EEG_CHANNELS)
+    places = channel_indices(names, n=63, keep=["P*", "O*"], exclude=[], subject="s")
+    assert [names[i] for i in places] == ("P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2").split()
+    assert len(channel_indices(names, n=63, keep=None, exclude=["F*", "Oz"], subject="s")) == 63 - 21 - 1
 
 
 @pytest.mark.parametrize(("settings", "message"), [

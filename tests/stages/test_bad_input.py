@@ -72,7 +72,9 @@ def test_a_stage_before_its_turn(command, digits):
 
 
 def test_unknown_space(command):
-    refused(command("scripts/embed.py", "space=[pixels,clap]"), "Could not find 'space/clap'", "clip_small")
+    refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, clip_small",
+            "got 'clap'")
+    refused(command("scripts/pipeline.py", "experiment=demos"), "experiment: expected some of demo, demo/eeg_atm")
 
 
 def test_unknown_subject_and_condition(command, trained):

@@ -13,39 +13,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TINY = ["study.n_subjects=2", "study.n_train=60", "study.n_val=20", "trainer.max_epochs=6", "trainer.batch_size=16",
-        "decoder.cv=2"]
+SETTINGS = ["experiment=demo", "members=[demo/fmri_mindbridge,demo/fmri_ridge]", "study.n_subjects=1",
+            "study.n_train=240", "study.n_val=40", "study.recording.n_voxels=200", "trainer.max_epochs=8",
+            "adapter.pool_size=64"]
+KILLS = [("prepare", 0.3), ("prepare", 1.5), ("embed", 0.3), ("train", 1.5), ("train", 3.5), ("predict", 0.5),
+         ("reconstruct", 0.5), ("evaluate", 0.7), ("evaluate", 2.0)]
 
 
-def command(outputs: Path, *, stop_in: str | None) -> list[str]:
-    """Return a tiny demo of fMRI (deep and ridge)."""
-    members = "members=[demo/fmri_mindbridge]"
-    return [sys.executable, str(ROOT / "scripts" / "pipeline.py"), "experiment=demo", members,
-            f"paths.outputs={outputs}", *[o for o in TINY if not o.startswith("decoder")],
-            "adapter.pool_size=64", "adapter.hidden=32", "encoder.width=32"]
+def pipeline(outputs: Path, *, kill: tuple[str, float] | None = None) -> str:
+    """Run a small demo, or kill it so many seconds after a stage began; returns what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([sys.executable, str(ROOT / "scripts" / "pipeline.py"), *SETTINGS,
+                                f"paths.outputs={outputs}"], env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if kill is not None and f"] {kill[0]}" in line:
+            time.sleep(kill[1])
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    return printed
 
 
-def scores(outputs: Path) -> list[dict]:
-    """Return the records of a finished run."""
-    return json.loads((outputs / "scores" / "demo" / "summary.json").read_text())["records"]
+def summary(outputs: Path) -> dict:
+    """Return the summary of a finished run."""
+    return json.loads((outputs / "scores" / "demo" / "summary.json").read_text())
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_killed_in_each_stage_the_final_scores_are_the_same(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"
-    subprocess.run(command(left_alone, stop_in=None), env=environment, check=True, capture_output=True)
-    for stage, wait in [("prepare", 0.3), ("prepare", 1.5), ("embed", 0.1), ("train", 1.0), ("train", 2.5),
-                        ("predict", 0.2), ("reconstruct", 0.3), ("evaluate", 0.5)]:
-        process = subprocess.Popen(command(killed, stop_in=stage), env=environment, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True)
-        for line in process.stdout:
-            if f"] {stage}" in line:
-                time.sleep(wait)
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
-    done = subprocess.run(command(killed, stop_in=None), env=environment, check=True, capture_output=True, text=True)
-    assert "Report:" in done.stdout
-    assert scores(killed) == scores(left_alone)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert "Report:" in pipeline(alone)
+    for kill in KILLS:
+        printed = pipeline(killed, kill=kill)
+        assert f"] {kill[0]}" in printed, printed
+    assert "Report:" in pipeline(killed)
+    assert summary(killed)["records"] == summary(alone)["records"]
+    assert summary(killed)["differences"] == summary(alone)["differences"]
+    began = time.monotonic()
+    assert "finished already" in pipeline(killed)
+    assert time.monotonic() - began < 60, "a finished pipeline has nothing to do"

@@ -24,7 +24,7 @@ class Normalisation:
     window
         First and last time kept (s, both inclusive); None keeps all samples.
     channels
-        Names of the channels to keep, in this order; None keeps all.
+        Names of the channels to keep, in this order, or shell wildcards for several ("O*"); None keeps all.
     exclude_channels
         Names of channels to leave out.
     noise_normalise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ def select_subjects(trials: pd.DataFrame, subjects: list[str] | None, *, known: 
 
 def channel_indices(names: tuple[str, ...], *, n: int, keep: list[str] | None, exclude: list[str],
                     subject: str) -> np.ndarray:
-    """Return the places of the channels to use.
+    """Return the places of the channels to use; names may hold shell wildcards ("PO*", "M[LRZ]O*").
 
     Raises
     ------
@@ -127,10 +128,18 @@ def channel_indices(names: tuple[str, ...], *, n: int, keep: list[str] | None, e
         If a named channel does not exist.
     """
     labels = names or tuple(f"channel {i}" for i in range(n))
+
+    def expanded(patterns: list[str]) -> list[str]:
+        found: list[str] = []
+        for pattern in patterns:
+            matching = [pattern] if pattern in labels else [name for name in labels if fnmatchcase(name, pattern)]
+            if not matching:
+                raise ValueError(f"channels of subject {subject!r}: expected names of {', '.join(labels[:6])}, ..., "
+                                 f"got {pattern}. Correct data.channels or data.exclude_channels.")
+            found += [name for name in matching if name not in found]
+        return found
+
     places: Mapping[str, int] = {name: i for i, name in enumerate(labels)}
-    unknown = [name for name in [*(keep or []), *exclude] if name not in places]
-    if unknown:
-        raise ValueError(f"channels of subject {subject!r}: expected names of {', '.join(labels[:6])}, ..., got "
-                         f"{', '.join(unknown)}. Correct data.channels or data.exclude_channels.")
-    wanted = labels if keep is None else keep
-    return np.array([places[name] for name in wanted if name not in set(exclude)], dtype=int)
+    excluded = set(expanded(exclude))
+    wanted = list(labels) if keep is None else expanded(keep)
+    return np.array([places[name] for name in wanted if name not in excluded], dtype=int)

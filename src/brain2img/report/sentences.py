@@ -264,7 +264,9 @@ def _controls(results: Results) -> list[Caveat]:
                 f"{f'({sub}) ' if sub else ''}{number(r.value, metric=r.metric)}, "
                 f"interval {interval(r.low, r.high, metric=r.metric)}, chance {number(r.chance, metric=r.metric)}")
 
-    severe = bool((above["subject"] == MEAN).any()) or len(above) > 0.05 * len(table)
+    # one interval in forty lies above by luck: what alarms is more than twice as many, of all rows or of the means
+    groups = [(above, table), (above[above["subject"] == MEAN], table[table["subject"] == MEAN])]
+    severe = any(len(found) > 0.05 * len(of) for found, of in groups)
     above = above.assign(first=above["subject"] != MEAN).sort_values("first", kind="stable")
     meaning = ("Something other than the brain raises these scores: a leak, a gallery that gives answers away, or a "
                "wrong chance level." if severe else "So few are no sign of a leak.")

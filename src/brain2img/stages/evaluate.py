@@ -14,6 +14,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from brain2img.artifacts import (
+    EmbeddingCache,
     Predictions,
     Reconstructions,
     git_commit,
@@ -27,6 +28,7 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Metric
 from brain2img.metrics.aggregate import differences, records
 from brain2img.records import Decoded
+from brain2img.report.page import write_report
 from brain2img.stages.build import build_metrics, plain
 from brain2img.stages.run import members
 from brain2img.stages.workspace import CONDITIONS, fold_runs, outputs, relative
@@ -82,10 +84,8 @@ def evaluate(cfg: DictConfig) -> Path:
         if parts:
             write_table(folder.work / f"{curve}.parquet", pd.concat(parts, ignore_index=True))
     write_json(folder.work / "summary.json", summary)
-    folder.finish(summary="summary.json")
-    from brain2img.report.page import write_report
-
-    write_report(folder.path)
+    write_report(folder.work)
+    folder.finish()
     return folder.path
 
 
@@ -107,6 +107,7 @@ class _Member:
         self.manifest = self.runs[0].manifest
         self.prepared: PreparedStudy = self.runs[0].prepared
         self.study = self.manifest["later"]["study_label"] or self.prepared.name
+        self.caches = {name: EmbeddingCache(root / path) for name, path in self.manifest["paths"]["caches"].items()}
         self.predictions = {c: Predictions(root / "predictions" / self.name / c) for c in CONDITIONS
                             if c == "decoded" or (root / "predictions" / self.name / c / "manifest.json").exists()}
         self.reconstructions = {c: Reconstructions(root / "reconstructions" / self.name / c) for c in CONDITIONS
@@ -177,10 +178,9 @@ class _Member:
                  places: np.ndarray) -> Decoded:
         ids = predictions.rows["stimulus_id"].to_numpy()[places]
         gallery_ids = sorted(set(ids))
-        caches = self.runs[0].data().targets
         gallery = {}
         for space in predictions.specs:
-            cache = caches[space]
+            cache = self.caches[space]
             gallery[space] = np.asarray(cache.array[cache.rows(gallery_ids)], dtype=np.float32)
         return Decoded(
             truth=np.searchsorted(gallery_ids, ids), gallery_ids=tuple(gallery_ids), gallery=gallery,

@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from brain2img.report.tables import summary_table
 from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate, load_summary
 from brain2img.stages.predict import predict
@@ -37,8 +38,6 @@ def pipeline(cfg: DictConfig) -> Path:
         STAGES[name](member)
     log.info("[%d/%d] evaluate %s", len(steps) + 1, len(steps) + 1, cfg.name)
     folder = evaluate(cfg)
-    from brain2img.report.tables import summary_table
-
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(summary_table(load_summary(folder)))
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)

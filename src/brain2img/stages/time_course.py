@@ -56,7 +56,7 @@ def time_course(cfg: DictConfig) -> Path:
 
 def _subject(data: BrainData, subject: str, *, space: str, seed: int, width: float, step: float) -> pd.DataFrame:
     spec = data.specs[subject]
-    train, test = (data.items(split).query("subject == @subject") for split in ("train", "test"))
+    train, test = (items[items["subject"] == subject] for items in (data.items("train"), data.items("test")))
     x_train = data.signals(subject, train["trial_ids"].tolist())
     x_test = data.signals(subject, test["trial_ids"].tolist())
     target = data.target(space, train["stimulus_id"].tolist()).reshape(len(train), -1)
