@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.choices import check_choices
+from brain2img.stages.command_line import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_choices()
+    check_command_line()
     if not any(argument.startswith("study=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "study=scenes_fmri")
     main()

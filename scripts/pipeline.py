@@ -8,7 +8,7 @@ python scripts/pipeline.py experiment=digit69 study.raw=<digit69_28x28.mat>
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.choices import check_choices
+from brain2img.stages.command_line import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="pipeline")
@@ -20,5 +20,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_choices()
+    check_command_line()
     main()

@@ -7,7 +7,7 @@ python scripts/time_course.py experiment=demo/eeg_ridge time_course.width=0.04 t
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.choices import check_choices
+from brain2img.stages.command_line import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="time_course")
@@ -19,5 +19,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_choices()
+    check_command_line()
     main()

@@ -1,0 +1,40 @@
+"""What a command line can be told before Hydra composes it: help at once, and what there is to choose from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HELP = """
+Every setting can be given as key=value: name=, seed=, overwrite=true, paths.outputs=<folder>, trainer.max_epochs=5, ...
+--cfg job prints all of them as they would be used; -m with several values runs them one after the other.
+
+Choices (group=choice; space, head and metric take several, as in space=[pixels,attributes]):
+"""
+
+
+def _choices(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def check_command_line() -> None:
+    """Answer ``--help``, and end with exit code 1 and one message where ``group=choice`` names no file of ``configs/``.
+
+    Hydra takes seconds for the first and does not say what there is to choose from for the second.
+    """
+    configs = Path(sys.argv[0]).resolve().parents[1] / "configs"
+    groups = sorted(folder for folder in configs.iterdir() if folder.is_dir() and folder.name not in ("hydra", "paths"))
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        lines = [f"  {folder.name}: {', '.join(_choices(folder))}" for folder in groups if _choices(folder)]
+        sys.stdout.write((sys.modules["__main__"].__doc__ or "") + HELP + "\n".join(lines) + "\n")
+        sys.exit(0)
+    for argument in sys.argv[1:]:
+        group, equals, value = argument.lstrip("+").partition("=")
+        if not equals or configs / group not in groups or value in ("", "null") or "{" in value:
+            continue
+        known = _choices(configs / group)
+        for choice in value.strip("[]").split(","):
+            if choice.strip() not in known:
+                sys.stderr.write(f"{group}: expected some of {', '.join(known)}, got {choice.strip()!r}. "
+                                 f"Correct {argument}.\n")
+                sys.exit(1)
