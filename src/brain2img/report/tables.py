@@ -177,7 +177,8 @@ def difference_table(results: Results) -> list[dict[str, Any]]:
                 "value": number(r.value, metric=r.metric, sign=True),
                 "interval": interval(r.low, r.high, metric=r.metric, sign=True), "verdict": verdict,
                 "headline": headline is not None and (r.metric, r.space, r.direction) == (
-                    headline.metric, headline.space, headline.direction)})
+                    headline.metric, headline.space, headline.direction),
+                "main": not r.space or r.metric == "attribute_accuracy"})
     return sorted(lines, key=lambda line: (results.studies.index(line["study"]), not line["headline"]))
 
 
