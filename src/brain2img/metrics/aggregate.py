@@ -43,7 +43,12 @@ def _groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, An
 
 def _matrix(group: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return the mean value of every stimulus (sorted columns) for each value of `column`; NaN where it has none."""
-    return group.pivot_table(index=column, columns="stimulus_id", values="value", aggfunc="mean", sort=True)
+    (row, rows), (place, stimuli) = (pd.factorize(group[name], sort=True) for name in (column, "stimulus_id"))
+    flat, size = row * len(stimuli) + place, len(rows) * len(stimuli)
+    counts = np.bincount(flat, minlength=size)
+    sums = np.bincount(flat, weights=group["value"], minlength=size)
+    means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+    return pd.DataFrame(means.reshape(len(rows), len(stimuli)), index=rows, columns=stimuli)
 
 
 def _mean_over(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ Compare = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 _GREY = (0.2125, 0.7154, 0.0721)  # the weights of skimage.color.rgb2gray
 _VALUES_AT_ONCE = 1 << 23
-_VALUES_FOR_CHANCE = 1 << 26
+_VALUES_FOR_CHANCE = 1 << 25
 
 
 def repairings(truth: np.ndarray, n_gallery: int, *, generator: np.random.Generator,
@@ -130,8 +130,8 @@ class ImagePairs:
     def chance(self, *, compare: Compare, generator: np.random.Generator) -> float:
         """Return the mean over `N_REPAIRINGS` re-pairings, in float32.
 
-        Where that would take more than about a second (200 rows of 64 x 64 pixels), over a random part of its pairs:
-        at 64 x 64 the 16,000 that are left give the mean a standard error of about 0.001.
+        Where that would take more than about half a second (200 rows of 64 x 64 pixels), over a random part of its pairs:
+        at 64 x 64 the 8,000 that are left give the mean a standard error of about 0.0015.
         """
         stimuli = repairings(self.decoded.truth, len(self.decoded.gallery_ids), generator=generator)
         rows = np.broadcast_to(np.arange(len(self.decoded)), stimuli.shape)
