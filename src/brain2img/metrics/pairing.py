@@ -130,7 +130,7 @@ class ImagePairs:
     def chance(self, *, compare: Compare, generator: np.random.Generator) -> float:
         """Return the mean over `N_REPAIRINGS` re-pairings, in float32.
 
-        Where that would take more than about half a second (200 rows of 64 x 64 pixels), over a random part of its pairs:
+        Where that would take more than half a second (200 rows of 64 x 64 pixels), over a random part of its pairs:
         at 64 x 64 the 8,000 that are left give the mean a standard error of about 0.0015.
         """
         stimuli = repairings(self.decoded.truth, len(self.decoded.gallery_ids), generator=generator)
