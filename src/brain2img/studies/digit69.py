@@ -75,14 +75,10 @@ class Digit69(Study):
 
     def _read(self, path: Path) -> dict[str, np.ndarray]:
         from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
 
         try:
             values: dict[str, Any] = loadmat(path)
-        except (ValueError, TypeError, OSError, NotImplementedError, EOFError, MatReadError, IndexError) as error:
-            raise ValueError(f"{path.name}: expected a whole MATLAB v5 file, got a damaged or other file of "
-                             f"{path.stat().st_size} bytes ({error}). Fetch it again.") from error
-        except Exception as error:  # zlib.error of a truncated file
+        except Exception as error:  # of a damaged file SciPy raises whatever it stumbles over, zlib's own error too
             raise ValueError(f"{path.name}: expected a whole MATLAB v5 file, got a damaged one of "
                              f"{path.stat().st_size} bytes ({error}). Fetch it again.") from error
         missing = [name for name in VARIABLES if name not in values]
