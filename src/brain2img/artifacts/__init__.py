@@ -1,0 +1,25 @@
+"""The folders stages hand over: manifest, finished or not, predictions, reconstructions, embeddings.
+
+A folder is *finished* when its ``manifest.json`` is there (it is written last) and the stage configuration and the
+input ids in it equal those now asked for. Work happens under temporary names that are renamed at the end, so that a
+killed stage never leaves something that looks whole.
+"""
+
+from brain2img.artifacts.arrays import ArrayWriter, EmbeddingCache
+from brain2img.artifacts.files import (
+    digest,
+    file_digest,
+    read_array,
+    safe_name,
+    write_array,
+    write_json,
+    write_table,
+    writing,
+)
+from brain2img.artifacts.folders import StageFolder, differences, git_commit, open_folder, read_manifest, versions
+from brain2img.artifacts.predictions import Predictions
+from brain2img.artifacts.reconstructions import Reconstructions
+
+__all__ = ["ArrayWriter", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "differences", "digest",
+           "file_digest", "git_commit", "open_folder", "read_array", "read_manifest", "safe_name", "versions",
+           "write_array", "write_json", "write_table", "writing"]

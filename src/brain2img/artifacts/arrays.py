@@ -1,0 +1,105 @@
+"""Arrays written row by row, and the embeddings of a study's stimuli."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brain2img.artifacts.files import read_array, write_json
+from brain2img.artifacts.folders import read_manifest
+from brain2img.records import EmbeddingSpec
+
+
+class ArrayWriter:
+    """Writes ``<name>.npy`` files row by row in one pass that survives being killed.
+
+    Parameters
+    ----------
+    folder
+        Where the arrays will stand.
+    arrays
+        Name -> (shape with the row axis first, dtype).
+    """
+
+    def __init__(self, folder: Path, arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        self.folder = folder
+        self.layout = {name: [list(shape), str(dtype)] for name, (shape, dtype) in arrays.items()}
+        self._progress = folder / "rows_done.json"
+        begun = json.loads(self._progress.read_text()) if self._progress.exists() else {}
+        parts_there = all(self._part(name).exists() for name in arrays)
+        resume = begun.get("layout") == self.layout and parts_there
+        self.done = int(begun["done"]) if resume else 0
+        need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
+        free = shutil.disk_usage(folder).free
+        if not resume and need > free:
+            raise ValueError(f"disk: expected {need / 1e6:.0f} MB free for {folder}, got {free / 1e6:.0f} MB. "
+                             "Free some space or set paths.outputs to another disk.")
+        self._arrays = {name: np.lib.format.open_memmap(self._part(name), mode="r+" if resume else "w+", shape=shape,
+                                                        dtype=dtype)
+                        for name, (shape, dtype) in arrays.items()}
+
+    def _part(self, name: str) -> Path:
+        return self.folder / f".{name}.npy.part"
+
+    def write(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Append the same number of rows to every array."""
+        n = len(next(iter(rows.values())))
+        for name, values in rows.items():
+            self._arrays[name][self.done:self.done + n] = values
+            self._arrays[name].flush()
+        self.done += n
+        write_json(self._progress, {"layout": self.layout, "done": self.done})
+
+    def close(self) -> None:
+        """Rename the arrays to their final names; asserts that every row was written."""
+        for name, array in list(self._arrays.items()):
+            assert self.done == array.shape[0], f"{name}: {self.done} of {array.shape[0]} rows written"
+            array.flush()
+            del self._arrays[name]
+            os.replace(self._part(name), self.folder / f"{name}.npy")
+        self._progress.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class EmbeddingCache:
+    """Embeddings of a study's stimuli in one space: ``cache/<study>/<space>-<uid>/``."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> EmbeddingSpec:
+        """What the embeddings are."""
+        read_manifest(self.folder, what="embeddings")
+        return EmbeddingSpec.from_json(json.loads((self.folder / "spec.json").read_text()))
+
+    @property
+    def stimulus_ids(self) -> list[str]:
+        """Stimulus id of every row."""
+        return pd.read_parquet(self.folder / "stimuli.parquet")["stimulus_id"].tolist()
+
+    @property
+    def array(self) -> np.ndarray:
+        """Memory-mapped ``(N, *shape)`` embeddings."""
+        return read_array(self.folder / "embeddings.npy")
+
+    def rows(self, stimulus_ids: Sequence[str]) -> np.ndarray:
+        """Return the row of each stimulus id.
+
+        Raises
+        ------
+        ValueError
+            If a stimulus is not in the cache.
+        """
+        index = pd.Index(self.stimulus_ids).get_indexer(pd.Index(list(stimulus_ids)))
+        if (index < 0).any():
+            missing = [s for s, i in zip(stimulus_ids, index, strict=True) if i < 0]
+            raise ValueError(f"embeddings {self.folder}: expected all stimuli of the study, got none for "
+                             f"{len(missing)} of them ({missing[0]!r}, ...). Run the embed stage for this study.")
+        return index

@@ -1,0 +1,95 @@
+"""Single files: digests, safe names, and writing that leaves either the whole file or none."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def digest(value: Any, *, length: int = 16) -> str:
+    """Return a short SHA-256 of any JSON value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def file_digest(path: Path) -> str:
+    """Return a short SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` and rename it to `path` on success.
+
+    Raises
+    ------
+    ValueError
+        If the disk is full; nothing is left under either name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise ValueError(
+                f"disk: expected room to write {path.name} into {path.parent}, got a full disk ({free:.0f} MB free). "
+                "Free some space or set paths.outputs to another disk, then run the same command again.") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write ``.npy`` atomically."""
+    with writing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write ``.parquet`` atomically."""
+    with writing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Memory-map an ``.npy`` file.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, truncated or not a plain array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"{path.name}: expected the file in {path.parent}, got nothing. "
+                         "Run the stage that writes it again with overwrite=true.") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path}: expected a whole .npy array, got a truncated or damaged file of {path.stat().st_size} bytes "
+            f"({error}). Run the stage that wrote it again with overwrite=true.") from error
+
+
+def safe_name(text: str, *, length: int = 60) -> str:
+    """Return `text` as a file name of letters, digits, '-' and '_' that no other id shares."""
+    plain = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "_" for c in text)[:length]
+    return plain if plain == text else f"{plain}-{digest(text, length=6)}"

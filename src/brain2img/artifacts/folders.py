@@ -1,0 +1,167 @@
+"""The folder of one stage: its manifest, finished or not, and how an old one is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from brain2img.artifacts.files import digest, write_json
+
+VERSIONED = ("brain2img", "torch", "lightning", "numpy", "scipy", "scikit-learn", "scikit-image", "himalaya", "mne",
+             "open_clip_torch", "pandas", "hydra-core")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """Return a line for every value in which two nested configurations differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, prefix=f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} there, {b!r} asked for")
+    return lines
+
+
+def git_commit() -> str:
+    """Return the commit of this code, "-dirty" where files differ from it, "unknown" outside a repository."""
+    run = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+                         capture_output=True, text=True, check=False)
+    return run.stdout.strip() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape a result."""
+    found = {"python": sys.version.split()[0]}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_manifest(folder: Path, *, what: str = "folder") -> dict[str, Any]:
+    """Return the manifest of a finished folder.
+
+    Raises
+    ------
+    ValueError
+        If the folder is missing or unfinished.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        state = "an unfinished one" if Path(folder).exists() else "nothing"
+        raise ValueError(f"{what} {folder}: expected a finished folder with manifest.json, got {state}. "
+                         "Run the stage that writes it (again: it continues where it stopped).")
+    return json.loads(path.read_text())
+
+
+@dataclass
+class StageFolder:
+    """One stage's folder while it is being made; see `open_folder`."""
+
+    path: Path
+    work: Path
+    head: dict[str, Any]
+    finished: bool
+    started: float
+
+    @property
+    def id(self) -> str:
+        """Identity of the content: stage, configuration and inputs."""
+        return self.head["id"]
+
+    def finish(self, **facts: Any) -> None:
+        """Write the manifest and, when the folder was redone beside an old one, swap them."""
+        manifest = {**self.head, **facts, "git": git_commit(), "versions": versions(), "command": sys.argv,
+                    "seconds": round(time.monotonic() - self.started, 1),
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(self.work / "manifest.json", manifest)
+        (self.work / "started.json").unlink(missing_ok=True)
+        if self.work != self.path:
+            _swap(self.work, self.path)
+        self.finished = True
+
+
+def _beside(path: Path, word: str) -> Path:
+    return path.with_name(f".{path.name}.{word}")
+
+
+def _swap(new: Path, path: Path) -> None:
+    old = _beside(path, "old")
+    if old.exists():
+        shutil.rmtree(old)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(new, path)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def open_folder(path: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str],
+                overwrite: bool = False) -> StageFolder:
+    """Open the folder of one stage: finished, to be continued, or to be made.
+
+    Parameters
+    ----------
+    path
+        Final place of the folder.
+    stage
+        Name of the stage.
+    config
+        The part of the resolved configuration that shapes the result.
+    inputs
+        Name -> id of everything the stage reads.
+    overwrite
+        Redo a folder made with other settings; the old one stays until the new one is whole.
+
+    Raises
+    ------
+    ValueError
+        If a folder made with other settings or inputs is there and `overwrite` is false; names the differences.
+    """
+    head = {"stage": stage, "config": dict(config), "inputs": dict(inputs)}
+    head = json.loads(json.dumps(head, default=str))
+    head["id"] = digest(head)
+    started = time.monotonic()
+    new = _beside(path, "new")
+    if (new / "manifest.json").exists():  # killed between the manifest and the swap
+        _swap(new, path)
+    old = _beside(path, "old")
+    if old.exists():
+        shutil.rmtree(old) if path.exists() else os.replace(old, path)
+    there = next((json.loads(p.read_text()) for p in (path / "manifest.json", path / "started.json") if p.exists()),
+                 None)
+    if there is not None and there["id"] != head["id"] and not overwrite:
+        lines = differences({k: there[k] for k in ("stage", "config", "inputs")},
+                            {k: head[k] for k in ("stage", "config", "inputs")})
+        raise ValueError(
+            f"{path}: expected the result of the settings asked for, got one of other settings:\n  "
+            + "\n  ".join(lines)
+            + "\nGive this one another name=..., or replace the old one with overwrite=true.")
+    if there is not None and there["id"] == head["id"] and (path / "manifest.json").exists() and not overwrite:
+        return StageFolder(path, path, head, finished=True, started=started)
+    work = path
+    if overwrite and path.exists():
+        # what an interrupted `overwrite` began goes on where it stopped
+        begun = new / "started.json"
+        if new.exists() and not (begun.exists() and json.loads(begun.read_text())["id"] == head["id"]):
+            shutil.rmtree(new)
+        work = new
+    elif path.exists() and there is None and any(path.iterdir()):
+        raise ValueError(f"{path}: expected an empty or an unfinished stage folder, got other files. "
+                         "Choose another name=... or move them away.")
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "started.json").exists():
+        write_json(work / "started.json", head)
+    return StageFolder(path, work, head, finished=False, started=started)

@@ -1,0 +1,27 @@
+"""Images made from predictions, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from brain2img.artifacts.folders import read_manifest
+
+
+class Reconstructions:
+    """Images made from predictions, ``reconstructions/<name>/``: ``index.parquet`` and PNG files."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder, what="reconstructions")
+        self.index = pd.read_parquet(self.folder / "index.parquet")
+
+    def images(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Return ``(n, h, w, 3)`` uint8 images of the given rows of `index` (all by default)."""
+        files = self.index["file"].to_numpy()
+        files = files if rows is None else files[np.asarray(rows)]
+        return np.stack([np.asarray(Image.open(self.folder / file).convert("RGB")) for file in files])
