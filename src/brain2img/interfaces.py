@@ -292,6 +292,21 @@ class Captioner(ABC):
         """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""
         return
 
+    def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
+        """Refuse embeddings that the weights were not trained on; nothing to refuse by default.
+
+        Parameters
+        ----------
+        specs
+            Space -> what `caption` will be given; holds every space of `needs`.
+
+        Raises
+        ------
+        ValueError
+            If a space's uid or shape is another one than in training.
+        """
+        return
+
     @abstractmethod
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
         """Map space -> ``(B, *shape)`` to B captions."""

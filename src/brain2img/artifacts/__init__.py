@@ -6,6 +6,7 @@ killed stage never leaves something that looks whole.
 """
 
 from brain2img.artifacts.arrays import ArrayWriter, EmbeddingCache
+from brain2img.artifacts.captions import Captions
 from brain2img.artifacts.files import (
     digest,
     file_digest,
@@ -20,6 +21,6 @@ from brain2img.artifacts.folders import StageFolder, differences, git_commit, op
 from brain2img.artifacts.predictions import Predictions
 from brain2img.artifacts.reconstructions import Reconstructions
 
-__all__ = ["ArrayWriter", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "differences", "digest",
-           "file_digest", "git_commit", "open_folder", "read_array", "read_manifest", "safe_name", "versions",
+__all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "differences",
+           "digest", "file_digest", "git_commit", "open_folder", "read_array", "read_manifest", "safe_name", "versions",
            "write_array", "write_json", "write_table", "writing"]
