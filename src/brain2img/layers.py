@@ -1,11 +1,16 @@
-"""Blocks that several networks share."""
+"""Blocks that several networks share, and the check of their weights."""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
@@ -67,3 +72,24 @@ def activation(name: str | None) -> nn.Module:
         raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)} or null, got {name!r}. "
                          "Correct it in the YAML of the head.")
     return ACTIVATIONS[name or "identity"]()
+
+
+def check_weights(expected: Mapping[str, Any], got: Mapping[str, Any], *, what: str, cure: str = (
+        "Use the configuration the weights were trained with (subjects, adapter, encoder, heads), or train under "
+        "another name=....")) -> None:
+    """Compare the names and shapes of two sets of arrays or tensors.
+
+    Raises
+    ------
+    ValueError
+        If any is missing, unexpected or of another shape, with the full list.
+    """
+    matched = [k for k in expected if k in got and expected[k].shape == got[k].shape]
+    lines = [f"missing: {k} {tuple(v.shape)}" for k, v in expected.items() if k not in got]
+    lines += [f"unexpected: {k} {tuple(v.shape)}" for k, v in got.items() if k not in expected]
+    lines += [f"shape of {k}: {tuple(expected[k].shape)} here, {tuple(got[k].shape)} there"
+              for k in expected if k in got and expected[k].shape != got[k].shape]
+    if lines:
+        raise ValueError(f"{what}: expected the {len(expected)} weights of this model, got {len(matched)} of them and "
+                         f"{len(lines)} differences:\n  " + "\n  ".join(lines) + f"\n{cure}")
+    log.debug("%s: %d weights matched, none missing, none unexpected", what, len(matched))

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
 from brain2img.decoders.training import (
     TrainingSettings,
-    check_weights,
     own_randomness,
     read_checkpoint,
     seed_epoch,
 )
 from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, SubjectAdapter
+from brain2img.layers import check_weights
 from brain2img.losses import Loss
 from brain2img.records import BrainBatch, Features
 

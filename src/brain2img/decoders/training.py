@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -124,27 +123,6 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     np.random.seed(int(state[1]))  # noqa: NPY002
     random.seed(int(state[1]))
     return torch.Generator().manual_seed(int(state[2]))
-
-
-def check_weights(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, what: str) -> None:
-    """Compare the names and shapes of two sets of weights.
-
-    Raises
-    ------
-    ValueError
-        If any is missing, unexpected or of another shape, with the full list.
-    """
-    matched = [k for k in expected if k in got and expected[k].shape == got[k].shape]
-    lines = [f"missing: {k} {tuple(v.shape)}" for k, v in expected.items() if k not in got]
-    lines += [f"unexpected: {k} {tuple(v.shape)}" for k, v in got.items() if k not in expected]
-    lines += [f"shape of {k}: {tuple(expected[k].shape)} here, {tuple(got[k].shape)} there"
-              for k in expected if k in got and expected[k].shape != got[k].shape]
-    if lines:
-        raise ValueError(f"{what}: expected the {len(expected)} weights of this model, got {len(matched)} of them and "
-                         f"{len(lines)} differences:\n  " + "\n  ".join(lines)
-                         + "\nUse the configuration the weights were trained with (subjects, adapter, encoder, heads), "
-                         "or train under another name=....")
-    log.debug("%s: %d weights matched, none missing, none unexpected", what, len(matched))
 
 
 def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
