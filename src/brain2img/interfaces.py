@@ -325,8 +325,9 @@ class Metric(ABC):
     names
         Names of the scores in the `metric` column of `score`, e.g. ("top1", "top5").
     needs
-        What it reads: names of spaces, "images" (reconstructions) or "captions"; a set of predictions that lacks one
-        of them is not scored by this metric. ("*",) means every space of the predictions, one after the other.
+        What it reads: names of spaces, "images" (reconstructions) or "captions"; what lacks one of them is not scored
+        by this metric. ("*",) means every space of the predictions, one after the other. Beside "images", a space is
+        one of the ``metric_space`` and the metric is handed its features of the images: ("images", "judge").
     higher_is_better, transductive
         As they say; a transductive score uses the other test queries.
     proportion

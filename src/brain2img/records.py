@@ -302,10 +302,18 @@ class Decoded:
         ``(n, h, w, 3)`` uint8 reconstructions, or None.
     gallery_images
         ``(N, h', w', 3)`` uint8 stimuli, or None.
+    features
+        Space -> ``(n, *shape)`` features of `images`, for the metrics that need a network.
+    gallery_features
+        Space -> ``(N, *shape)`` features of `gallery_images`.
+    feature_specs
+        Space -> `EmbeddingSpec` of the features.
     captions
         n decoded captions, or None.
     gallery_captions
         Lists of reference captions of the N stimuli, or None.
+    gallery_attributes
+        Known attributes of the N stimuli (name -> value), or None.
     """
 
     truth: np.ndarray
@@ -315,8 +323,12 @@ class Decoded:
     specs: Mapping[str, EmbeddingSpec] = field(default_factory=dict)
     images: np.ndarray | None = None
     gallery_images: np.ndarray | None = None
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gallery_features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    feature_specs: Mapping[str, EmbeddingSpec] = field(default_factory=dict)
     captions: Sequence[str] | None = None
     gallery_captions: Sequence[Sequence[str]] | None = None
+    gallery_attributes: Sequence[Mapping[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.truth)

@@ -1,16 +1,24 @@
-"""Accuracy of the categorical attributes read off a decoded `attributes` space."""
+"""Accuracy of the categorical attributes read off a decoded space, or off reconstructions by a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
 from brain2img.metrics.pairing import repairings
-from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, score_lines, spaces, stack
+from brain2img.metrics.tables import (
+    CHANCE_COLUMNS,
+    SCORE_COLUMNS,
+    chance_line,
+    needs_of,
+    score_lines,
+    spaces,
+    stack,
+)
 from brain2img.records import Decoded
 
 
@@ -25,6 +33,13 @@ def groups_of(labels: Sequence[str]) -> dict[str, list[int]]:
         if equals:
             groups.setdefault(name, []).append(i)
     return {name: places for name, places in groups.items() if len(places) > 1}
+
+
+def one_hot(attributes: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> np.ndarray:
+    """Return ``(N, D)``: 1 where the label "kind=apple" is true of a stimulus, else 0; 0 for labels without "="."""
+    pairs = [label.partition("=") for label in labels]
+    return np.array([[float(bool(equals) and str(known.get(name)) == value) for name, equals, value in pairs]
+                     for known in attributes])
 
 
 def agreement(found: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -54,29 +69,44 @@ class AttributeAccuracy(Metric):
     for each. The column `proportion` of the table says which of them are successes (the single ones): it goes
     before the class's `proportion`.
 
+    With ``of="images"`` the values are those that a network reads off a reconstruction (object recognition): the space
+    holds its logits, and the true values are the known attributes of the stimulus, whatever the network makes of it.
+
     Parameters
     ----------
     space
         Space whose spec labels its dimensions "kind=apple".
+    of
+        "embeddings" or "images".
+
+    Raises
+    ------
+    ValueError
+        If `of` is unknown.
     """
 
     names = ("attribute_accuracy",)
     proportion = False
 
-    def __init__(self, *, space: str = "attributes") -> None:
-        self.space = space
-        self.needs = (space,)
+    def __init__(self, *, space: str = "attributes", of: str = "embeddings") -> None:
+        self.space, self.of = space, of
+        self.needs = needs_of(of, space)
 
     def _matrices(self, decoded: Decoded) -> dict[str, np.ndarray]:
         """Return attribute -> ``(n, N)`` agreement, and their mean under ""."""
         ((_, found, true),) = spaces(decoded, needs=self.needs)
-        spec = decoded.specs.get(self.space)
+        spec = (decoded.feature_specs if self.of == "images" else decoded.specs).get(self.space)
         groups = groups_of(spec.labels) if spec is not None else {}
         if spec is None or not groups or len(spec.labels) != found.shape[1]:
             got = "no spec" if spec is None else f"{len(spec.labels)} labels {list(spec.labels[:3])}"
             raise ValueError(
                 f"space {self.space!r}: expected a label such as 'kind=apple' for each of {found.shape[1]} dimensions, "
                 f"with at least two values of an attribute, got {got}. Score a space of attributes.")
+        if self.of == "images":
+            if decoded.gallery_attributes is None:
+                raise ValueError("attributes of the stimuli: expected them beside the features of the images, got "
+                                 "none. Leave this metric out for a study without attributes.")
+            true = one_hot(decoded.gallery_attributes, spec.labels)
         matrices = {name: agreement(found[:, places], true[:, places]) for name, places in groups.items()}
         layers = np.stack(list(matrices.values()))
         known = (~np.isnan(layers)).sum(axis=0)

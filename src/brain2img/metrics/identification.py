@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import DIRECTIONS, Placement, candidates, placements, similarity
-from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, check, score_lines, spaces, stack
+from brain2img.metrics.ranking import Placement, RankScore, chance_of_ranks, score_ranks
+from brain2img.metrics.tables import needs_of
 from brain2img.records import Decoded
 
 _WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 20: "twenty", 50: "fifty"}
@@ -36,6 +37,11 @@ def k_way(placement: Placement, k: int) -> np.ndarray:
     return values
 
 
+def k_way_chance(sizes: np.ndarray, k: int) -> np.ndarray:
+    """Return 1 / k for each of the numbers of candidates ``(n,)``."""
+    return np.full(len(sizes), 1 / k)
+
+
 class Identification(Metric):
     """Expected accuracy of picking the truth out of k candidates by Pearson correlation, for each k.
 
@@ -45,33 +51,36 @@ class Identification(Metric):
     Deviations: ties count half (published code counts them as errors), and k-way accuracies are expectations over
     all draws of distractors (published code draws them). A k above the number of candidates is left out.
 
+    With ``of="images"`` the features of reconstructed pictures are compared with those of the stimuli, as the
+    AlexNet, Inception and CLIP rows of the fMRI tables: the decoded row is then the reconstruction.
+
     Values are shares, not successes, so that intervals are bootstrapped.
 
     Parameters
     ----------
     ways
         The k of each score; they are named "two_way", "fifty_way", or e.g. "200_way".
+    of
+        "embeddings" or "images".
+    space
+        The space that is compared; None for every one, in turn.
 
     Raises
     ------
     ValueError
-        If a k is below 2.
+        If a k is below 2 or `of` is unknown.
     """
 
-    needs = ("*",)
     proportion = False
 
-    def __init__(self, *, ways: Sequence[int] = (2, 50)) -> None:
+    def __init__(self, *, ways: Sequence[int] = (2, 50), of: str = "embeddings", space: str | None = None) -> None:
         if not ways or min(ways) < 2:
             raise ValueError(f"identification: expected ways of at least 2, got {list(ways)}. "
                              "Correct metric.identification.ways.")
-        self.ways = tuple(ways)
-        self.names = tuple(f"{_WORDS.get(k, k)}_way" for k in self.ways)
-
-    def _fitting(self, sizes: np.ndarray) -> Iterator[tuple[int, str]]:
-        for k, name in zip(self.ways, self.names, strict=True):
-            if k <= sizes.min():
-                yield k, name
+        self.names = tuple(f"{_WORDS.get(k, k)}_way" for k in ways)
+        self.needs = needs_of(of, space)
+        self._scores = [RankScore(name, partial(k_way, k=k), partial(k_way_chance, k=k), least=k)
+                        for k, name in zip(ways, self.names, strict=True)]
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.
@@ -81,26 +90,11 @@ class Identification(Metric):
         ValueError
             If the gallery holds a stimulus twice, or the predictions hold NaN.
         """
-        tables = []
-        for space, found, true in spaces(decoded, needs=self.needs):
-            matrix = similarity(found, true, kind="correlation")
-            for direction in DIRECTIONS:
-                placement = placements(matrix, decoded.truth, direction=direction)
-                tables += [score_lines(k_way(placement, k), metric=name, space=space, direction=direction,
-                                       gallery=placement.candidates.max())
-                           for k, name in self._fitting(placement.candidates)]
-        return stack(tables, columns=SCORE_COLUMNS)
+        return score_ranks(decoded, self._scores, needs=self.needs, kind="correlation")
 
     def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
         """Return 1 / k (analytic), see `interfaces.Metric.chance`."""
-        check(decoded)
-        tables = []
-        for space in decoded.embeddings:
-            for direction in DIRECTIONS:
-                sizes = candidates(np.asarray(decoded.truth), len(decoded.gallery_ids), direction=direction)
-                tables += [chance_line(1 / k, "analytic", metric=name, space=space, direction=direction,
-                                       gallery=sizes.max()) for k, name in self._fitting(sizes)]
-        return stack(tables, columns=CHANCE_COLUMNS)
+        return chance_of_ranks(decoded, self._scores, needs=self.needs)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from brain2img.interfaces import Metric
 from brain2img.metrics.pairing import ImagePairs, dot
-from brain2img.metrics.tables import chance_line, score_lines
 from brain2img.records import Decoded
 
 
@@ -54,12 +53,11 @@ class MSE(Metric):
         ValueError
             If there are no images, or not uint8 RGB.
         """
-        return score_lines(self._pairs(decoded).matched(compare=squared_error), metric="mse")
+        return self._pairs(decoded).score(self.names[0], compare=squared_error)
 
     def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
         """Return the mean over re-pairings, see `interfaces.Metric.chance`."""
-        level = self._pairs(decoded).chance(compare=squared_error, generator=generator)
-        return chance_line(level, "re-pairing", metric="mse")
+        return self._pairs(decoded).chance(self.names[0], compare=squared_error, generator=generator)
 
     @classmethod
     def tiny(cls) -> Self:

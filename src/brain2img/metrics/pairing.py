@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from brain2img.metrics.tables import check
+from brain2img.metrics.tables import chance_line, check, score_lines
 from brain2img.records import Decoded
 
 N_REPAIRINGS = 200
@@ -40,6 +41,24 @@ def repairings(truth: np.ndarray, n_gallery: int, *, generator: np.random.Genera
     if (truth == truth[0]).all():
         return generator.integers(n_gallery, size=(n, len(truth)))
     return generator.permuted(np.tile(truth, (n, 1)), axis=1)
+
+
+def pairs_for_chance(decoded: Decoded, *, most: int,
+                     generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs of `N_REPAIRINGS` re-pairings, or `most` of them at random where there are more.
+
+    Returns
+    -------
+    rows, stimuli, counts
+        Decoded rows, places in the gallery, and how often the pair occurs; each pair is there once.
+    """
+    stimuli = repairings(decoded.truth, len(decoded.gallery_ids), generator=generator)
+    rows = np.broadcast_to(np.arange(len(decoded)), stimuli.shape)
+    codes = (rows * len(decoded.gallery_ids) + stimuli).ravel()
+    if len(codes) > most:
+        codes = generator.choice(codes, most, replace=False)
+    codes, counts = np.unique(codes, return_counts=True)
+    return *np.divmod(codes, len(decoded.gallery_ids)), counts
 
 
 def dot(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -123,22 +142,18 @@ class ImagePairs:
                                    torch.from_numpy(i), torch.from_numpy(j)).numpy()
         return values
 
-    def matched(self, *, compare: Compare) -> np.ndarray:
-        """Return the value of every decoded row with its own stimulus, ``(n,)``."""
-        return self.values(np.arange(len(self.decoded)), np.asarray(self.decoded.truth), compare=compare)
+    def score(self, metric: str, *, compare: Compare) -> pd.DataFrame:
+        """Return the lines of every decoded row with its own stimulus, see `interfaces.Metric.score`."""
+        values = self.values(np.arange(len(self.decoded)), np.asarray(self.decoded.truth), compare=compare)
+        return score_lines(values, metric=metric)
 
-    def chance(self, *, compare: Compare, generator: np.random.Generator) -> float:
-        """Return the mean over `N_REPAIRINGS` re-pairings, in float32.
+    def chance(self, metric: str, *, compare: Compare, generator: np.random.Generator) -> pd.DataFrame:
+        """Return the mean over `N_REPAIRINGS` re-pairings, in float32, see `interfaces.Metric.chance`.
 
         Where that would take more than half a second (200 rows of 64 x 64 pixels), over a random part of its pairs:
         at 64 x 64 the 8,000 that are left give the mean a standard error of about 0.0015.
         """
-        stimuli = repairings(self.decoded.truth, len(self.decoded.gallery_ids), generator=generator)
-        rows = np.broadcast_to(np.arange(len(self.decoded)), stimuli.shape)
-        codes = (rows * len(self.decoded.gallery_ids) + stimuli).ravel()
         most = max(N_REPAIRINGS, _VALUES_FOR_CHANCE // (self.shape[0] * self.shape[1]))
-        if len(codes) > most:
-            codes = generator.choice(codes, most, replace=False)
-        codes, counts = np.unique(codes, return_counts=True)  # each pair is computed once
-        values = self.values(*np.divmod(codes, len(self.decoded.gallery_ids)), compare=compare, dtype=torch.float32)
-        return float(np.average(values, weights=counts))
+        rows, stimuli, counts = pairs_for_chance(self.decoded, most=most, generator=generator)
+        values = self.values(rows, stimuli, compare=compare, dtype=torch.float32)
+        return chance_line(float(np.average(values, weights=counts)), "re-pairing", metric=metric)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+
+from brain2img.metrics.tables import (
+    CHANCE_COLUMNS,
+    SCORE_COLUMNS,
+    chance_line,
+    check,
+    names_of,
+    score_lines,
+    spaces,
+    stack,
+)
+from brain2img.records import Decoded
 
 DIRECTIONS = ("image_from_brain", "brain_from_image")
 SIMILARITIES = ("cosine", "correlation")
@@ -127,3 +141,64 @@ def placements(similarities: np.ndarray, truth: np.ndarray, *, direction: str) -
     above = ((gap > TIE) & distractor).sum(axis=1)
     tied = (((np.abs(gap) <= TIE) | np.isnan(gap)) & distractor).sum(axis=1)
     return Placement(above, tied, candidates(truth, similarities.shape[1], direction=direction))
+
+
+@dataclass(frozen=True)
+class RankScore:
+    """A score that follows from where the truth stands.
+
+    Parameters
+    ----------
+    name
+        Name of the score.
+    value
+        Maps a `Placement` to values ``(n,)``.
+    chance
+        Maps numbers of candidates ``(n,)`` to the expected value of each query without information ``(n,)``.
+    least
+        Fewest candidates it is defined for; with fewer it is left out.
+    """
+
+    name: str
+    value: Callable[[Placement], np.ndarray]
+    chance: Callable[[np.ndarray], np.ndarray]
+    least: int = 1
+
+
+def _defined(scores: Sequence[RankScore], sizes: np.ndarray) -> Iterator[RankScore]:
+    yield from (score for score in scores if score.least <= sizes.min())
+
+
+def score_ranks(decoded: Decoded, scores: Sequence[RankScore], *, needs: Sequence[str], kind: str) -> pd.DataFrame:
+    """Return the lines of `scores` for every needed space and both directions, see `interfaces.Metric.score`.
+
+    Parameters
+    ----------
+    decoded, needs
+        As for `tables.spaces`.
+    scores
+        What to report.
+    kind
+        Similarity, see `similarity`.
+    """
+    tables = []
+    for space, found, true in spaces(decoded, needs=needs):
+        matrix = similarity(found, true, kind=kind)
+        for direction in DIRECTIONS:
+            placement = placements(matrix, decoded.truth, direction=direction)
+            tables += [score_lines(score.value(placement), metric=score.name, space=space, direction=direction,
+                                   gallery=placement.candidates.max())
+                       for score in _defined(scores, placement.candidates)]
+    return stack(tables, columns=SCORE_COLUMNS)
+
+
+def chance_of_ranks(decoded: Decoded, scores: Sequence[RankScore], *, needs: Sequence[str]) -> pd.DataFrame:
+    """Return the analytic chance levels of what `score_ranks` returns, see `interfaces.Metric.chance`."""
+    check(decoded)
+    tables = []
+    for space in names_of(decoded, needs=needs):
+        for direction in DIRECTIONS:
+            sizes = candidates(np.asarray(decoded.truth), len(decoded.gallery_ids), direction=direction)
+            tables += [chance_line(float(np.mean(score.chance(sizes))), "analytic", metric=score.name, space=space,
+                                   direction=direction, gallery=sizes.max()) for score in _defined(scores, sizes)]
+    return stack(tables, columns=CHANCE_COLUMNS)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import DIRECTIONS, SIMILARITIES, Placement, candidates, placements, similarity
-from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, check, score_lines, spaces, stack
+from brain2img.metrics.ranking import SIMILARITIES, Placement, RankScore, chance_of_ranks, score_ranks
 from brain2img.records import Decoded
 
 
 def top_k(placement: Placement, k: int) -> np.ndarray:
     """Return for each query the share of the orders of its ties in which the truth is among the first k, ``(n,)``."""
     return np.clip((k - placement.above) / (placement.tied + 1), 0.0, 1.0)
+
+
+def top_k_chance(sizes: np.ndarray, k: int) -> np.ndarray:
+    """Return k / N for numbers of candidates N ``(n,)``, 1 where there are fewer than k."""
+    return np.minimum(k, sizes) / sizes
 
 
 class Retrieval(Metric):
@@ -53,9 +58,10 @@ class Retrieval(Metric):
         if similarity not in SIMILARITIES:
             raise ValueError(f"retrieval: expected a similarity of {SIMILARITIES}, got {similarity!r}. "
                              "Correct metric.retrieval.similarity.")
-        self.ks = tuple(ks)
         self.similarity = similarity
-        self.names = tuple(f"top{k}" for k in self.ks)
+        self.names = tuple(f"top{k}" for k in ks)
+        self._scores = [RankScore(name, partial(top_k, k=k), partial(top_k_chance, k=k))
+                        for k, name in zip(ks, self.names, strict=True)]
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.
@@ -65,27 +71,11 @@ class Retrieval(Metric):
         ValueError
             If the gallery holds a stimulus twice, or the predictions hold NaN.
         """
-        tables = []
-        for space, found, true in spaces(decoded, needs=self.needs):
-            matrix = similarity(found, true, kind=self.similarity)
-            for direction in DIRECTIONS:
-                placement = placements(matrix, decoded.truth, direction=direction)
-                tables += [score_lines(top_k(placement, k), metric=name, space=space, direction=direction,
-                                       gallery=placement.candidates.max())
-                           for k, name in zip(self.ks, self.names, strict=True)]
-        return stack(tables, columns=SCORE_COLUMNS)
+        return score_ranks(decoded, self._scores, needs=self.needs, kind=self.similarity)
 
     def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
         """Return k / N (analytic), see `interfaces.Metric.chance`."""
-        check(decoded)
-        tables = []
-        for space in decoded.embeddings:
-            for direction in DIRECTIONS:
-                sizes = candidates(np.asarray(decoded.truth), len(decoded.gallery_ids), direction=direction)
-                tables += [chance_line(np.mean(np.minimum(k, sizes) / sizes), "analytic", metric=name, space=space,
-                                       direction=direction, gallery=sizes.max())
-                           for k, name in zip(self.ks, self.names, strict=True)]
-        return stack(tables, columns=CHANCE_COLUMNS)
+        return chance_of_ranks(decoded, self._scores, needs=self.needs)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from brain2img.interfaces import Metric
 from brain2img.metrics.pairing import ImagePairs
-from brain2img.metrics.tables import chance_line, score_lines
 from brain2img.records import Decoded
 
 KINDS = ("field", "default")
@@ -112,12 +111,11 @@ class SSIM(Metric):
         ValueError
             If there are no images, or not uint8 RGB, or smaller than the window.
         """
-        return score_lines(self._pairs(decoded).matched(compare=self._compare), metric=self.names[0])
+        return self._pairs(decoded).score(self.names[0], compare=self._compare)
 
     def chance(self, decoded: Decoded, *, generator: np.random.Generator) -> pd.DataFrame:
         """Return the mean over re-pairings, see `interfaces.Metric.chance`."""
-        level = self._pairs(decoded).chance(compare=self._compare, generator=generator)
-        return chance_line(level, "re-pairing", metric=self.names[0])
+        return self._pairs(decoded).chance(self.names[0], compare=self._compare, generator=generator)
 
     @classmethod
     def tiny(cls) -> Self:
