@@ -235,13 +235,32 @@ class Decoder(ABC):
 class Prior(ABC):
     """Moves decoded embeddings onto the manifold of the space."""
 
-    @abstractmethod
-    def fit(self, predicted: np.ndarray, true: np.ndarray) -> None:
-        """Fit on out-of-fold predictions ``(n, *shape)`` and the true embeddings ``(n, *shape)``."""
+    per_subject: bool = False
+    """Whether each subject has one of its own unless the stage is told otherwise; else one serves all subjects."""
 
     @abstractmethod
-    def sample(self, predicted: np.ndarray, *, generator: Generator) -> np.ndarray:
-        """Return one sample ``(n, *shape)`` for each prediction ``(n, *shape)``."""
+    def fit(self, predicted: np.ndarray, true: np.ndarray, *, folder: Path) -> None:
+        """Fit on predictions of stimuli that the decoder was not trained on.
+
+        Parameters
+        ----------
+        predicted, true
+            ``(n, *shape)`` decoded and true embeddings.
+        folder
+            Where checkpoints and logs go; an interrupted fit is continued from there.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ or a value is not finite.
+        """
+
+    @abstractmethod
+    def sample(self, predicted: np.ndarray, *, generators: Sequence[Generator]) -> np.ndarray:
+        """Return one sample ``(n, *shape)`` for each prediction ``(n, *shape)``.
+
+        Each row draws from its own one of the n `generators`, so that it does not matter which rows come together.
+        """
 
     def training_loss(self, context: Tensor, target: Tensor, *, generator: Generator) -> Tensor:
         """Return the loss by which a deep decoder trains this prior jointly."""
