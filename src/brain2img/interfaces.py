@@ -291,9 +291,36 @@ class Reconstructor(ABC):
         """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; nothing by default."""
         return
 
+    def uid(self) -> str:
+        """Return the identity of its weights, beside what the configuration says; "" where it has none."""
+        return ""
+
+    def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
+        """Refuse embeddings that the weights were not trained on, before any work; nothing to refuse by default.
+
+        Parameters
+        ----------
+        specs
+            Space -> what `reconstruct` will be given; holds every space of `needs`.
+
+        Raises
+        ------
+        ValueError
+            If a space's uid or shape is another one than in training.
+        """
+        return
+
     @abstractmethod
-    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generator: Generator) -> Tensor:
-        """Map space -> ``(B, *shape)`` to images ``(B, 3, h, w)`` in [0, 1]."""
+    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
+        """Map space -> ``(B, *shape)`` to images ``(B, 3, h, w)`` in [0, 1].
+
+        Parameters
+        ----------
+        embeddings
+            Space -> ``(B, *shape)`` float32, on the CPU.
+        generators
+            B sources of randomness, one for each image, so that no image depends on those beside it.
+        """
 
     @classmethod
     @abstractmethod

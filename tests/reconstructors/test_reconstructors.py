@@ -7,20 +7,20 @@ import torch
 from brain2img.reconstructors.pixels import PixelDecoding
 from brain2img.reconstructors.retrieval import NearestTrainingImage
 
-GENERATOR = torch.Generator().manual_seed(0)
+GENERATORS = [torch.Generator().manual_seed(i) for i in range(7)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixel_decoding_is_the_clipped_image_at_its_own_size(channels):
     x = torch.randn(2, channels, 8, 8)
-    got = PixelDecoding(size=8).reconstruct({"pixels": x}, generator=GENERATOR)
+    got = PixelDecoding(size=8).reconstruct({"pixels": x}, generators=GENERATORS)
     torch.testing.assert_close(got, x.clamp(0, 1).expand(-1, 3, -1, -1))
-    assert PixelDecoding(size=32).reconstruct({"pixels": x}, generator=GENERATOR).shape == (2, 3, 32, 32)
+    assert PixelDecoding(size=32).reconstruct({"pixels": x}, generators=GENERATORS).shape == (2, 3, 32, 32)
 
 
 def test_pixel_decoding_refuses_vectors():
     with pytest.raises(ValueError, match=r"expected images \(B, 3 or 1, s, s\), got \(2, 5\)"):
-        PixelDecoding().reconstruct({"pixels": torch.zeros(2, 5)}, generator=GENERATOR)
+        PixelDecoding().reconstruct({"pixels": torch.zeros(2, 5)}, generators=GENERATORS)
 
 
 def test_nearest_training_image_equals_brute_force():
@@ -31,5 +31,5 @@ def test_nearest_training_image_equals_brute_force():
     asked = rng.standard_normal((7, 5))
     a, b = asked - known.mean(axis=0), known - known.mean(axis=0)
     best = [max(range(20), key=lambda j: a[i] @ b[j] / np.linalg.norm(b[j])) for i in range(7)]
-    got = made.reconstruct({"clip": torch.from_numpy(asked)}, generator=GENERATOR)
+    got = made.reconstruct({"clip": torch.from_numpy(asked)}, generators=GENERATORS)
     np.testing.assert_allclose(got.permute(0, 2, 3, 1).numpy() * 255, images[best], atol=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -25,7 +25,7 @@ class PixelDecoding(Reconstructor):
     def __init__(self, *, size: int = 64, space: str = "pixels") -> None:
         self.size, self.space, self.needs = size, space, (space,)
 
-    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generator: Generator) -> Tensor:
+    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
         """Return ``(B, 3, size, size)`` in [0, 1], bicubic."""
         small = embeddings[self.space].float().clamp(0, 1)
         if small.ndim != 4 or small.shape[1] not in (1, 3):

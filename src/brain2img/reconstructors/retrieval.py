@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -38,7 +38,7 @@ class NearestTrainingImage(Reconstructor):
         self._embeddings = torch.nn.functional.normalize(flat - self._mean, dim=1)
         self._images = images
 
-    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generator: Generator) -> Tensor:
+    def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
         """Return ``(B, 3, size, size)`` in [0, 1]."""
         assert self._embeddings is not None, "fit before reconstruct"
         assert self._images is not None, "fit before reconstruct"

@@ -66,9 +66,9 @@ def _images(folder: Path, predictions: Predictions, reconstructor: Reconstructor
             mine = places[part]
             if all((folder / files[i]).exists() for i in mine):
                 continue
-            generator = torch.Generator().manual_seed(int(cfg.seed) * 1_000_003 + int(mine[0]))
+            generators = [torch.Generator().manual_seed(int(cfg.seed) * 1_000_003 + int(i)) for i in mine]
             needed = {space: torch.from_numpy(predictions.embeddings(space, mine)) for space in reconstructor.needs}
-            images = reconstructor.reconstruct(needed, generator=generator)
+            images = reconstructor.reconstruct(needed, generators=generators)
             pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
             for i, image in zip(mine, pixels, strict=True):
                 with writing(folder / files[i]) as temporary:

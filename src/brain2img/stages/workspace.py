@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
+from brain2img.artifacts import EmbeddingCache, Predictions, differences, digest, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder, Space
@@ -41,6 +41,19 @@ def conditions(cfg: DictConfig) -> list[str]:
 def outputs(cfg: DictConfig) -> Path:
     """Return the root of all results."""
     return Path(cfg.paths.outputs).expanduser().resolve()
+
+
+def conditioned(cfg: DictConfig, condition: str) -> Predictions:
+    """Return what reconstructors and captioners read under a condition.
+
+    A prior stands here: it hands on predictions of its own (a view, with the arrays it sampled) in their place.
+
+    Raises
+    ------
+    ValueError
+        If they are missing or unfinished.
+    """
+    return Predictions(outputs(cfg) / "predictions" / cfg.name / condition)
 
 
 def prepared_folder(cfg: DictConfig) -> Path:
