@@ -338,8 +338,12 @@ class Captioner(ABC):
         """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""
         return
 
+    def uid(self) -> str:
+        """Return the identity of its weights, beside what the configuration says; "" where it has none."""
+        return ""
+
     def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
-        """Refuse embeddings that the weights were not trained on; nothing to refuse by default.
+        """Refuse embeddings that the weights were not trained on, before any work; nothing to refuse by default.
 
         Parameters
         ----------
