@@ -16,7 +16,7 @@ from brain2img.priors.affine import Affine
 from brain2img.priors.diffusion import DiffusionPrior
 from brain2img.priors.networks import EmbeddingUNet, TokenTransformer
 
-PLAN = {"steps": 300, "batch_size": 64, "lr": 3e-3, "ema": 0.98, "warmup": 20}
+PLAN = {"steps": 400, "batch_size": 64, "lr": 3e-3, "ema": 0.98, "warmup": 20}
 SMALL = partial(EmbeddingUNet, hidden=(64, 32), time_width=32, dropout=0.0)
 
 
@@ -223,7 +223,7 @@ def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path):
 def test_token_embeddings_are_denoised_by_the_transformer(tmp_path):
     predicted, true, basis = on_circle(400)
     network = partial(TokenTransformer, width=32, depth=2, heads=2)
-    prior = DiffusionPrior(network=network, training={**PLAN, "steps": 100})
+    prior = DiffusionPrior(network=network, training={**PLAN, "steps": 200})
     prior.fit(predicted.reshape(-1, 2, 4), true.reshape(-1, 2, 4), folder=tmp_path)
     new = on_circle(100, seed=1)[0]
     out = prior.sample(new.reshape(-1, 2, 4), generators=generators(100))
