@@ -42,7 +42,8 @@ class BrainData:
                  normalisation: Normalisation, subjects: list[str] | None = None) -> None:
         self.study = study
         trials = select_subjects(study.trials, subjects, known=study.subjects)
-        self.trials = trials.assign(split=split.assign(trials, what=f"study {study.name}"))
+        concepts = dict(zip(study.stimulus_table["stimulus_id"], study.stimulus_table["concept"], strict=True))
+        self.trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=concepts))
         self.subjects = [s for s in study.subjects if (trials["subject"] == s).any()]
         self.normalisers = {s: FittedNormalisation(normalisation, spec=study.specs[s]) for s in self.subjects}
         self.specs: dict[str, SignalSpec] = {s: n.spec for s, n in self.normalisers.items()}

@@ -27,6 +27,11 @@ class Split:
         Seed of the shuffling into folds, and of the validation part.
     val_fraction
         Share of the training stimuli split off for validation ("kfold" only).
+    prior_fraction
+        Share of the validation stimuli that is kept from early stopping: split "prior", for fitting a prior on.
+    held_out
+        (part, number of parts): this part of the training stimuli becomes the split "held_out", so that a decoder
+        trained on the rest predicts it as if it were new. None for none.
     """
 
     kind: str = "study"
@@ -34,21 +39,71 @@ class Split:
     fold: int = 0
     seed: int = 0
     val_fraction: float = 0.0
+    prior_fraction: float = 0.0
+    held_out: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("study", "kfold"):
             raise ValueError(f"split.kind: expected 'study' or 'kfold', got {self.kind!r}. Choose one of these.")
         if self.kind == "kfold" and not 0 <= self.fold < self.n_folds:
             raise ValueError(f"split.fold: expected 0..{self.n_folds - 1}, got {self.fold}. Choose one of these.")
+        if not 0 <= self.prior_fraction <= 1:
+            raise ValueError(f"split.prior_fraction: expected a share between 0 and 1, got {self.prior_fraction}. "
+                             "Correct it.")
 
-    def assign(self, trials: pd.DataFrame, *, what: str) -> pd.Series:
-        """Return the split ("train", "val", "test") of every trial, by stimulus over all subjects together.
+    def assign(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None = None) -> pd.Series:
+        """Return the split of every trial, by stimulus over all subjects together.
+
+        Parameters
+        ----------
+        trials
+            Trials of the study, with subject, stimulus_id and split.
+        what
+            What messages call the study.
+        concepts
+            Stimulus id -> concept. What is set aside for a prior, and what is held out, is chosen by concept where the
+            test concepts are new to the decoder, else by stimulus: the prior shall meet what the test brings.
+
+        Returns
+        -------
+        pandas.Series
+            "train", "val" or "test"; "prior" and "held_out" where these are asked for.
 
         Raises
         ------
         ValueError
-            If there are fewer stimuli than folds, a stimulus crosses splits or a subject has no training trials.
+            If there are fewer stimuli than folds or parts, a stimulus crosses splits or a subject has no training
+            trials.
         """
+        assigned = self._folds(trials, what=what)
+        if self.prior_fraction == 0 and self.held_out is None:
+            return assigned
+        split = dict(zip(trials["stimulus_id"], assigned, strict=True))
+        unit = grouping(split, concepts or {})
+        if self.prior_fraction:
+            groups = _shuffled({unit[s] for s in split if split[s] == "val"}, seed=self.seed)
+            if not groups:
+                raise ValueError(f"{what}: expected validation stimuli, of which split.prior_fraction="
+                                 f"{self.prior_fraction} are set aside, got none. Set split.val_fraction (kind=kfold), "
+                                 "or fit the prior on out-of-fold predictions (prior_fit.source=out_of_fold).")
+            aside = set(groups[:max(1, round(self.prior_fraction * len(groups)))])
+            split |= {s: "prior" for s in split if split[s] == "val" and unit[s] in aside}
+        if self.held_out is not None:
+            part, n_parts = self.held_out
+            groups = _shuffled({unit[s] for s in split if split[s] == "train"}, seed=self.seed)
+            if not 2 <= n_parts <= len(groups):
+                raise ValueError(f"{what}: expected 2 to {len(groups)} parts of the training stimuli, of which each is "
+                                 f"held out once, got {n_parts}. Correct prior_fit.folds.")
+            out = set(np.array_split(np.array(groups, dtype=object), n_parts)[part])
+            split |= {s: "held_out" for s in split if split[s] == "train" and unit[s] in out}
+        assigned = trials["stimulus_id"].map(split)
+        for subject in trials["subject"].unique():
+            if not ((trials["subject"] == subject) & (assigned == "train")).any():
+                raise ValueError(f"{what}: expected training trials of every subject beside those held out, got none "
+                                 f"of subject {subject!r}. Raise prior_fit.folds, or leave this subject out.")
+        return assigned
+
+    def _folds(self, trials: pd.DataFrame, *, what: str) -> pd.Series:
         if self.kind == "study":
             check_splits(trials, what=what)
             return trials["split"]
@@ -66,6 +121,25 @@ class Split:
         assigned = trials["stimulus_id"].map(dict(zip(stimuli, split, strict=True)))
         check_splits(trials.assign(split=assigned), what=what)
         return assigned
+
+
+def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None]) -> dict[str, str]:
+    """Return stimulus id -> what must not be divided: its concept where no test concept is trained on, else itself.
+
+    Parameters
+    ----------
+    split
+        Stimulus id -> split.
+    concepts
+        Stimulus id -> concept; a stimulus without one stands for itself.
+    """
+    concept = {s: f"concept {concepts[s]}" if concepts.get(s) else s for s in split}
+    of = {name: {concept[s] for s in split if split[s] == name} for name in ("train", "test")}
+    return concept if of["test"].isdisjoint(of["train"]) else {s: s for s in split}
+
+
+def _shuffled(groups: set[str], *, seed: int) -> list[str]:
+    return list(np.random.default_rng([seed, 31]).permutation(np.array(sorted(groups), dtype=object)))
 
 
 def averaged(trials: pd.DataFrame, *, n_averaged: int | None = None, n_draws: int = 1,
@@ -100,6 +174,13 @@ def averaged(trials: pd.DataFrame, *, n_averaged: int | None = None, n_draws: in
             rng = np.random.default_rng([seed, draw, int(rows[0]), len(rows)])
             lines.append((subject, stimulus, n_averaged, draw, np.sort(rng.permutation(rows)[:n_averaged]).tolist()))
     return pd.DataFrame(lines, columns=["subject", "stimulus_id", "n_averaged", "draw", "trial_ids"])
+
+
+def at_most(items: pd.DataFrame, n: int, *, seed: int) -> pd.DataFrame:
+    """Return the rows of `averaged` with at most `n` repetitions each, drawn at random."""
+    kept = [np.sort(np.random.default_rng([seed, int(ids[0]), len(ids)]).permutation(ids)[:n]).tolist()
+            for ids in items["trial_ids"]]
+    return items.assign(trial_ids=kept, n_averaged=[len(ids) for ids in kept])
 
 
 def select_subjects(trials: pd.DataFrame, subjects: list[str] | None, *, known: list[str]) -> pd.DataFrame:
