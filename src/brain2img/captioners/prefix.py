@@ -1,0 +1,209 @@
+"""A language model that continues from embedding tokens."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from brain2img.interfaces import Captioner
+from brain2img.layers import check_weights
+from brain2img.pretrained import check_condition, identity, locate
+from brain2img.records import EmbeddingSpec
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, SIZES = "prefix.safetensors", "prefix.json"
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence the progress bars of transformers: ours is on."""
+    from transformers.utils import logging as library
+
+    bars = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            library.enable_progress_bar()
+
+
+class PrefixProjection(nn.Module):
+    """Embedding ``(B, D)`` -> tokens ``(B, n_prefix, H)``: standardised, then the perceptron of ClipCap.
+
+    Parameters
+    ----------
+    width
+        D.
+    n_prefix
+        Number of tokens.
+    hidden
+        H, the width of the language model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, width: int, n_prefix: int, hidden: int) -> None:
+        super().__init__()
+        self.sizes = {"width": width, "n_prefix": n_prefix, "hidden": hidden}
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        between = n_prefix * hidden // 2
+        self.layers = nn.Sequential(nn.Linear(width, between), nn.Tanh(), nn.Linear(between, n_prefix * hidden))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return ``(B, n_prefix, H)``."""
+        tokens = self.layers((embeddings - self.mean) / self.std)
+        return tokens.unflatten(1, (self.sizes["n_prefix"], self.sizes["hidden"]))
+
+
+class PrefixLanguageModel(Captioner):
+    """Caption an embedding by a causal language model of transformers that reads it as its first tokens.
+
+    After ClipCap (Mokady et al. 2021, https://arxiv.org/abs/2111.09734). The folder holds what the library's
+    ``save_pretrained`` writes for model and tokenizer, and beside it ``prefix.safetensors`` and ``prefix.json``.
+    Decoding is greedy, or beam search, hence deterministic. Half precision on a GPU, single precision elsewhere.
+
+    Parameters
+    ----------
+    model
+        Name of one of our small backbones, or a folder; safetensors only.
+    space
+        Space of shape ``(D,)`` that is captioned.
+    n_beams
+        1 is greedy.
+    max_length
+        Most tokens of a caption.
+    device
+        Where the model runs; "auto" takes a GPU if there is one.
+    """
+
+    def __init__(self, *, model: str, space: str = "clip", n_beams: int = 1, max_length: int = 32,
+                 device: str = "auto") -> None:
+        self.model, self.space, self.n_beams, self.max_length = model, space, n_beams, max_length
+        self.needs = (space,)
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float16 if self.device.startswith("cuda") else torch.float32
+
+    def _missing(self, error: Exception) -> ValueError:
+        return ValueError(f"captioner.model: expected a folder with a language model, a tokenizer and {WEIGHTS}, got "
+                          f"{type(error).__name__} for {self.model!r}: {(str(error).splitlines() or [''])[0]} Train "
+                          "one with scripts/train_small_backbones.py, or give the folder of another.")
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        try:
+            return json.loads((Path(locate(self.model)) / SIZES).read_text())
+        except (OSError, ValueError) as error:
+            raise self._missing(error) from error
+
+    @cached_property
+    def _projection(self) -> PrefixProjection:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        projection = PrefixProjection(**self._sizes)
+        try:
+            state = load_file(Path(locate(self.model)) / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise self._missing(error) from error
+        check_weights(projection.state_dict(), state, what=f"{self.model}/{WEIGHTS}",
+                      cure="Train the captioner again: its files do not belong together.")
+        projection.load_state_dict(state)
+        return projection.eval().requires_grad_(False).to(device=self.device, dtype=self._dtype)
+
+    @cached_property
+    def _language(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with without_bars():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    locate(self.model), dtype=self._dtype, use_safetensors=True, local_files_only=True,
+                    output_loading_info=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._missing(error) from error
+        model, found = loaded
+        wrong = {what: sorted(map(str, found[f"{what}_keys"])) for what in ("missing", "mismatched", "unexpected")}
+        log.info("captioner %s: %d weights matched, %d missing, %d mismatched, %d unexpected", self.model,
+                 len(model.state_dict()) - len(wrong["missing"]) - len(wrong["mismatched"]),
+                 *(len(keys) for keys in wrong.values()))
+        if wrong["missing"] or wrong["mismatched"]:
+            raise ValueError(f"captioner {self.model}: expected every weight of {type(model).__name__}, got missing: "
+                             f"{wrong['missing']}, of another shape: {wrong['mismatched']}, unexpected: "
+                             f"{wrong['unexpected']}. Give a folder whose config.json belongs to its weights.")
+        return model.eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(locate(self.model), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise self._missing(error) from error
+
+    def uid(self) -> str:
+        """Return the identity of the weights."""
+        return identity(self.model)
+
+    def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
+        """Refuse embeddings of another space than the weights were trained on; see `interfaces.Captioner.check`."""
+        check_condition(self.model, condition=specs[self.space])
+        width, got = self._sizes["width"], specs[self.space].shape
+        if got != (width,):
+            raise ValueError(f"captioner {self.model}: expected embeddings of shape {(width,)}, got {got} in space "
+                             f"{self.space!r}. Choose the space whose embeddings it was trained on.")
+
+    @torch.inference_mode()
+    def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
+        """Map space -> ``(B, D)`` to B captions.
+
+        Raises
+        ------
+        ValueError
+            If weights are missing or do not fit, or captions of `max_length` are too long for the model.
+        """
+        limit = self._language.config.max_position_embeddings - self._sizes["n_prefix"]
+        if not 1 <= self.max_length <= limit:
+            raise ValueError(f"captioner.max_length: expected 1 to {limit} tokens for {self.model}, got "
+                             f"{self.max_length}. Correct it.")
+        prefix = self._projection(embeddings[self.space].to(device=self.device, dtype=self._dtype))
+        tokens = self._language.generate(
+            inputs_embeds=prefix, attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=self.device),
+            max_new_tokens=self.max_length, num_beams=self.n_beams, do_sample=False,
+            pad_token_id=self._tokenizer.eos_token_id, eos_token_id=self._tokenizer.eos_token_id)
+        return self._tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=True)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return untrained networks that string eight words together for embeddings of 12 values."""
+        from tokenizers import Tokenizer, models
+        from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+        made = cls(model="tiny", max_length=6, device="cpu")
+        words = ["[PAD]", "[UNK]", "[EOS]", *"a red blue cat dog on at night".split()]
+        made._tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")),
+            pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made._projection = PrefixProjection(width=12, n_prefix=2, hidden=8).eval()
+            made._language = GPT2LMHeadModel(GPT2Config(
+                vocab_size=len(words), n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=2,
+                pad_token_id=0)).eval()
+        made._sizes = made._projection.sizes
+        return made
