@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split
-from brain2img.interfaces import Decoder, Metric, Reconstructor, Space, Study
+from brain2img.interfaces import Decoder, Metric, Prior, Reconstructor, Space, Study
 
 TRUSTED = ("brain2img.",)
 PARTS = ("adapter", "encoder", "head", "augmentation", "trainer")
@@ -87,8 +87,11 @@ def build_reconstructor(cfg: DictConfig | Mapping[str, Any]) -> Reconstructor:
 
 
 def build_data(config: Mapping[str, Any], *, prepared: PreparedStudy, caches: Mapping[str, EmbeddingCache],
-               fold: int = 0, split_seed: int | None = None) -> BrainData:
-    """Return the data of one fold from the ``split`` and ``data`` parts of a training configuration."""
+               fold: int = 0, split_seed: int | None = None, held_out: Sequence[int] | None = None) -> BrainData:
+    """Return the data of one fold from the ``split`` and ``data`` parts of a training configuration.
+
+    `held_out` is (part, number of parts) where a part of the training stimuli is left out, as `Split` says.
+    """
     settings = dict(config["data"])
     subjects = settings.pop("subjects", None)
     split = {k: v for k, v in config["split"].items() if k != "n_repeats"}
@@ -96,8 +99,17 @@ def build_data(config: Mapping[str, Any], *, prepared: PreparedStudy, caches: Ma
         split["seed"] = split_seed
     if settings.get("window") is not None:
         settings["window"] = tuple(settings["window"])
+    if held_out is not None:
+        split["held_out"] = (int(held_out[0]), int(held_out[1]))
     return BrainData(prepared, targets=caches, split=Split(**split, fold=fold),
                      normalisation=Normalisation(**settings), subjects=subjects)
+
+
+def build_prior(cfg: DictConfig | Mapping[str, Any]) -> Prior:
+    """Return the prior, not yet fitted; one that is trained begins from the seed of the configuration."""
+    config = plain(cfg["prior"])
+    wanted = inspect.signature(get_class(config["_target_"])).parameters
+    return build(config, **({"seed": cfg["seed"]} if "seed" in wanted and "seed" not in config else {}))
 
 
 def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> Decoder:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from brain2img.artifacts import digest, open_folder, read_manifest
+from brain2img.artifacts import EmbeddingCache, digest, open_folder, read_manifest
 from brain2img.data.prepared import PreparedStudy
 from brain2img.stages.build import build_data, build_decoder, plain
 from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, prepared_folder, relative, training_config
@@ -26,36 +28,65 @@ def train(cfg: DictConfig) -> Path:
     ValueError
         If the study or its embeddings are missing, channels are NaN or constant, or a head has no space.
     """
-    root = outputs(cfg)
     prepared = PreparedStudy(prepared_folder(cfg))
     found = caches(cfg, prepared=prepared)
     config = training_config(cfg)
     folds = list(iterate_folds(config))
+    run = outputs(cfg) / "train" / cfg.name
+    study = {k: v for k, v in plain(cfg.study).items() if k != "raw"}
+    facts = {"name": cfg.name, "label": cfg.label, "n_fold_runs": len(folds), "study": study,
+             "study_name": prepared.name, "later": {key: plain(cfg.get(key)) for key in LATER}}
+    for number, (fold, split_seed, seed) in enumerate(folds):
+        train_fold(run / f"fold-{fold}_seed-{seed}", config=config, prepared=prepared, found=found, root=outputs(cfg),
+                   place={"fold": fold, "split_seed": split_seed, "decoder_seed": seed}, overwrite=cfg.overwrite,
+                   facts=facts, description=f"train {cfg.name}, fold {number + 1} of {len(folds)} (seed {seed})")
+    return run
+
+
+def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy, found: Mapping[str, EmbeddingCache],
+               root: Path, place: Mapping[str, Any], overwrite: bool, facts: Mapping[str, Any],
+               description: str) -> None:
+    """Train one decoder into the folder `path`, or go on with it, unless it is finished.
+
+    Parameters
+    ----------
+    path
+        Folder of the fold.
+    config
+        What `training_config` returns.
+    prepared, found
+        The study and its embeddings.
+    root
+        Root of all results.
+    place
+        Which training this is: fold, split_seed, decoder_seed, and held_out where a part of the training stimuli is
+        left out.
+    overwrite
+        See `brain2img.artifacts.open_folder`.
+    facts
+        What the manifest remembers for later stages.
+    description
+        What the log calls it.
+    """
     inputs = {"prepared": prepared.manifest["id"],
               **{name: read_manifest(cache.folder)["id"] for name, cache in found.items()}}
-    run = root / "train" / cfg.name
-    for number, (fold, split_seed, seed) in enumerate(folds):
-        folder = open_folder(run / f"fold-{fold}_seed-{seed}", stage="train",
-                             config={**config, "fold": fold, "split_seed": split_seed, "decoder_seed": seed},
-                             inputs=inputs, overwrite=cfg.overwrite)
-        if folder.finished:
-            continue
-        log.info("train %s, fold %d of %d (seed %d)", cfg.name, number + 1, len(folds), seed)
-        data = build_data(config, prepared=prepared, caches=found, fold=fold, split_seed=split_seed)
-        if not (folder.work / "normalisation.json").exists():
-            data.fit_normalisation()
-            data.save_normalisation(folder.work)
-        data.load_normalisation(folder.work)
-        decoder = build_decoder(config, data=data, seed=seed)
-        decoder.fit(data, folder=folder.work)
-        decoder.save(folder.work)
-        study = {k: v for k, v in plain(cfg.study).items() if k != "raw"}
-        folder.finish(name=cfg.name, label=cfg.label, fold=fold, seed=seed, split_seed=split_seed,
-                      n_fold_runs=len(folds), study=study, study_name=prepared.name, subjects=data.subjects,
-                      splits=_split_hashes(data), later={key: plain(cfg[key]) for key in LATER}, paths={
-                          "prepared": relative(prepared.folder, root),
-                          "caches": {name: relative(cache.folder, root) for name, cache in found.items()}})
-    return run
+    folder = open_folder(path, stage="train", config={**config, **place}, inputs=inputs, overwrite=overwrite)
+    if folder.finished:
+        return
+    log.info("%s", description)
+    data = build_data(config, prepared=prepared, caches=found, fold=place["fold"], split_seed=place["split_seed"],
+                      held_out=place.get("held_out"))
+    if not (folder.work / "normalisation.json").exists():
+        data.fit_normalisation()
+        data.save_normalisation(folder.work)
+    data.load_normalisation(folder.work)
+    decoder = build_decoder(config, data=data, seed=place["decoder_seed"])
+    decoder.fit(data, folder=folder.work)
+    decoder.save(folder.work)
+    folder.finish(**facts, fold=place["fold"], seed=place["decoder_seed"], split_seed=place["split_seed"],
+                  held_out=place.get("held_out"), subjects=data.subjects, splits=_split_hashes(data), paths={
+                      "prepared": relative(prepared.folder, root),
+                      "caches": {name: relative(cache.folder, root) for name, cache in found.items()}})
 
 
 def _split_hashes(data) -> dict[str, str]:

@@ -128,7 +128,7 @@ class FoldRun:
         manifest = self.manifest
         found = {name: EmbeddingCache(self.root / path) for name, path in manifest["paths"]["caches"].items()}
         data = build_data(manifest["config"], prepared=self.prepared, caches=found, fold=manifest["fold"],
-                          split_seed=manifest["split_seed"])
+                          split_seed=manifest["split_seed"], held_out=manifest.get("held_out"))
         data.load_normalisation(self.folder)
         return data
 
