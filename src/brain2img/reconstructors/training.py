@@ -6,15 +6,12 @@ factor), so the latents themselves are made to have zero mean and unit variance.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as nnf
 from torch import Generator, Tensor, nn
 
 from brain2img.training import Plan, train
@@ -26,7 +23,7 @@ AUTOENCODER = {
     "block_out_channels": [16, 32, 64], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8,
     "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
     "mid_block_add_attention": False, "num_vq_embeddings": 8, "scaling_factor": 1.0, "sample_size": 64}
-"""Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 16 x 16 x 4 latents."""
+"""Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 4 x 8 x 8 latents, as Kandinsky's."""
 LATENT_NOISE = 0.1
 SHARD = "7MB"
 
@@ -100,3 +97,63 @@ def train_autoencoder(*, images: np.ndarray, plan: Plan, work: Path, out: Path) 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_decoder autoencoder")
     movq = model.fold(images[np.linspace(0, len(images) - 1, min(2048, len(images))).astype(int)])
     movq.half().save_pretrained(out, safe_serialization=True, max_shard_size=SHARD)
+
+
+DENOISER = {
+    "sample_size": 16, "in_channels": 4, "out_channels": 8, "block_out_channels": [48, 128, 192], "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "SimpleCrossAttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ["SimpleCrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 128, "attention_head_dim": 32, "norm_num_groups": 16,
+    "resnet_time_scale_shift": "scale_shift", "encoder_hid_dim_type": "image_proj", "addition_embed_type": "image"}
+"""Architecture of the UNet, of Kandinsky 2.2's blocks: twice the latent channels at its output, the second half unused
+(there the published UNet predicts a variance)."""
+SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "num_train_timesteps": 1000,
+            "clip_sample": False}
+"""Of diffusers' `DDPMScheduler`; its default would clip latents to [-1, 1] at every step."""
+
+
+def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, work: Path, out: Path,
+                   unconditional: float = 0.1) -> None:
+    """Train the UNet of scenes_decoder and complete the folder of the `KandinskyV22Pipeline`.
+
+    The loss is the mean squared error of the velocity (https://arxiv.org/abs/2202.00512), all time steps alike.
+
+    Parameters
+    ----------
+    latents
+        ``(N, 4, 16, 16)`` of the autoencoder in ``out/movq``, of unit variance.
+    embeddings
+        ``(N, D)`` image embeddings the UNet is conditioned on.
+    plan
+        Length and speed.
+    work
+        Holds the checkpoint.
+    out
+        Folder of the pipeline, which has ``movq`` already.
+    unconditional
+        Share of items whose embedding is replaced by zeros, for classifier-free guidance.
+    """
+    from diffusers import DDPMScheduler, KandinskyV22Pipeline, UNet2DConditionModel, VQModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        unet = UNet2DConditionModel(**DENOISER, encoder_hid_dim=embeddings.shape[1])
+    scheduler = DDPMScheduler(**SCHEDULE)
+    z, e = torch.from_numpy(latents), torch.from_numpy(embeddings)
+
+    def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
+        places = torch.from_numpy(rows)
+        kept = torch.rand(len(rows), 1, generator=generator) >= unconditional
+        noise = torch.randn(z[places].shape, generator=generator)
+        # one time step from each part of the schedule: less noise in the loss than with independent ones
+        offsets = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
+        steps = (offsets * len(scheduler)).long()
+        velocity = unet(scheduler.add_noise(z[places], noise, steps), steps, None,
+                        added_cond_kwargs={"image_embeds": e[places] * kept}).sample[:, :z.shape[1]]
+        return {"velocity": (velocity - scheduler.get_velocity(z[places], noise, steps)).square().mean()}
+
+    train(unet, loss, n_items=len(z), plan=plan, folder=work, description="scenes_decoder UNet")
+    movq = VQModel.from_pretrained(out / "movq", use_safetensors=True)
+    KandinskyV22Pipeline(unet=unet.half(), scheduler=scheduler, movq=movq.half()).save_pretrained(
+        out, safe_serialization=True, max_shard_size=SHARD)

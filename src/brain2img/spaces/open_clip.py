@@ -1,4 +1,4 @@
-"""Image embeddings of any open_clip model: published weights by name, or an architecture of our own in a small JSON."""
+"""Image and text embeddings of any open_clip model: published weights by name, or a folder in its own format."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from PIL import Image
 
 from brain2img.artifacts import digest, file_digest
 from brain2img.interfaces import Space
+from brain2img.pretrained import identity, locate
 from brain2img.records import EmbeddingSpec, Stimuli
 
 log = logging.getLogger(__name__)
 
-OWN_MODELS = Path(__file__).parent
-
 
 class OpenCLIP(Space):
-    """The image embedding of an open_clip model (https://github.com/mlfoundations/open_clip), evaluation transform.
+    """The joint embedding of an open_clip model (https://github.com/mlfoundations/open_clip), evaluation transform.
 
     The evaluation transform is used, not the training one with its random crops, which is what several published
     feature caches hold by mistake.
@@ -32,38 +31,59 @@ class OpenCLIP(Space):
     Parameters
     ----------
     model
-        Name of an architecture open_clip knows ("ViT-H-14"), or of a JSON file beside this module ("scenes_clip").
+        Name of an architecture open_clip knows ("ViT-H-14"); or one of our small backbones ("scenes_clip"), or a
+        folder, in open_clip's format: ``open_clip_config.json``, weights and, where text needs it, a tokenizer.
     pretrained
-        Tag of published weights ("laion2b_s32b_b79k"), a path to a checkpoint, or None for random weights by `seed`:
-        an untrained network still separates images, but knows nothing about them.
+        For an architecture: tag of published weights ("laion2b_s32b_b79k"), a path to a checkpoint, or None for random
+        weights by `seed`: an untrained network still separates images, but knows nothing about them.
     seed
         Seed of random weights.
+    of
+        "image", or "text": the mean over the captions of a stimulus.
+    n_captions
+        How many captions of a stimulus are embedded, the first ones; None for all. Only of text.
     normalise
         Store unit vectors; False stores them raw, and losses normalise.
     device
         Where the model runs; "auto" takes a GPU if there is one.
     name
         Key of the space in the configuration.
+
+    Raises
+    ------
+    ValueError
+        If `of` is neither "image" nor "text".
     """
 
-    def __init__(self, *, model: str, pretrained: str | None = None, seed: int = 0, normalise: bool = False,
-                 device: str = "auto", name: str = "clip") -> None:
+    def __init__(self, *, model: str, pretrained: str | None = None, seed: int = 0, of: str = "image",
+                 n_captions: int | None = None, normalise: bool = False, device: str = "auto",
+                 name: str = "clip") -> None:
+        if of not in ("image", "text"):
+            raise ValueError(f"space {name!r}: expected of to be image or text, got {of!r}. Correct it.")
         self.model_name, self.pretrained, self.seed = model, pretrained, seed
-        self.normalise, self.name = normalise, name
+        self.of, self.n_captions, self.normalise, self.name = of, n_captions, normalise, name
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        folder = Path(locate(self.model_name))
+        return folder if folder.is_dir() else None
 
     @cached_property
     def _config(self) -> dict[str, Any]:
         import open_clip
 
-        own = OWN_MODELS / f"{self.model_name}.json"
-        if own.exists():
-            open_clip.add_model_config(own)
+        if self._folder is not None:
+            file = self._folder / "open_clip_config.json"
+            if not file.exists():
+                raise ValueError(f"space {self.name!r}: expected {file.name} in {self._folder}, got none. "
+                                 "Give a folder in open_clip's format, or the name of an architecture.")
+            return json.loads(file.read_text())["model_cfg"]
         config = open_clip.get_model_config(self.model_name)
         if config is None:
-            known = [*sorted(path.stem for path in OWN_MODELS.glob("*.json")), *open_clip.list_models()]
-            raise ValueError(f"space {self.name!r}: expected an open_clip architecture, got {self.model_name!r}. "
-                             f"Choose one of {', '.join(known[:8])}, ... ({len(known)} in all).")
+            known = open_clip.list_models()
+            raise ValueError(f"space {self.name!r}: expected an open_clip architecture or a folder, got "
+                             f"{self.model_name!r}. Choose one of {', '.join(known[:8])}, ... ({len(known)} in all).")
         return config
 
     @cached_property
@@ -71,7 +91,7 @@ class OpenCLIP(Space):
         import open_clip
 
         assert self._config
-        if self.pretrained is None:
+        if self.pretrained is None and self._folder is None:
             log.warning("space %s: %s with random weights (seed %d): its embeddings carry little meaning", self.name,
                         self.model_name, self.seed)
         level = logging.root.manager.disable
@@ -80,7 +100,8 @@ class OpenCLIP(Space):
             logging.disable(logging.WARNING)  # open_clip tells every step to the root logger
             try:
                 model, _, transform = open_clip.create_model_and_transforms(
-                    self.model_name, pretrained=self.pretrained, weights_only=True)
+                    self.model_name if self._folder is None else f"local-dir:{self._folder}",
+                    pretrained=self.pretrained, weights_only=True)
             except (RuntimeError, OSError, ValueError) as error:
                 raise ValueError(
                     f"space {self.name!r}: expected weights {self.pretrained!r} for {self.model_name}, got "
@@ -92,29 +113,52 @@ class OpenCLIP(Space):
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
         """Return shape ``(D,)`` with D the model's joint embedding width."""
+        n_views = min([len(t) for t in stimuli.table["captions"]], default=0) if self.of == "text" else 1
+        n_views = n_views if self.n_captions is None or self.of == "image" else min(n_views, self.n_captions)
+        if n_views < 1:
+            raise ValueError(f"space {self.name!r}: expected captions of every stimulus, got a stimulus without. "
+                             "Leave this space out for this study, or take of: image.")
         return EmbeddingSpec(name=self.name, shape=(int(self._config["embed_dim"]),), dtype="float32",
+                             n_views=n_views, view_rule="single" if n_views == 1 else "mean",
                              normalised=self.normalise, uid=self.uid())
 
     def uid(self) -> str:
         """Return the identity of architecture, weights and transform."""
         weights: Any = self.pretrained
-        if self.pretrained is None:
+        if self._folder is not None:
+            weights = identity(str(self._folder))
+        elif self.pretrained is None:
             state = hashlib.sha256()
             for key, value in sorted(self._model[0].state_dict().items()):
                 state.update(key.encode() + value.cpu().numpy().tobytes())
             weights = state.hexdigest()[:16]
         elif Path(self.pretrained).exists():
             weights = file_digest(Path(self.pretrained))
-        return digest(["open_clip", json.dumps(self._config, sort_keys=True), weights, self.normalise])
+        return digest(["open_clip", json.dumps(self._config, sort_keys=True), weights, self.normalise,
+                       *([] if self.of == "image" else [self.of, self.n_captions])])
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
-        """Return ``(n, D)`` float32 image embeddings."""
+        """Return ``(n, D)`` float32 embeddings."""
         model, transform = self._model
-        images = torch.stack([transform(Image.fromarray(image)) for image in stimuli.images(rows)])
         with torch.inference_mode():
-            return model.encode_image(images.to(self.device), normalize=self.normalise).float().cpu().numpy()
+            if self.of == "image":
+                images = torch.stack([transform(Image.fromarray(image)) for image in stimuli.images(rows)])
+                found = model.encode_image(images.to(self.device), normalize=self.normalise)
+            else:
+                texts = [list(stimuli.table["captions"].iloc[row])[:self.n_captions] for row in rows]
+                tokens = self._tokenize([text for mine in texts for text in mine]).to(self.device)
+                parts = model.encode_text(tokens, normalize=self.normalise).split([len(mine) for mine in texts])
+                found = torch.stack([part.mean(dim=0) for part in parts])
+                found = torch.nn.functional.normalize(found, dim=-1) if self.normalise else found
+        return found.float().cpu().numpy()
+
+    @cached_property
+    def _tokenize(self) -> Any:
+        import open_clip
+
+        return open_clip.get_tokenizer(self.model_name if self._folder is None else f"local-dir:{self._folder}")
 
     @classmethod
     def tiny(cls) -> Self:
-        """Return the small architecture with random weights."""
+        """Return the small backbone of the simulated study."""
         return cls(model="scenes_clip")

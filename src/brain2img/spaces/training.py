@@ -5,10 +5,8 @@ All are trained on scenes of the pool "backbone" alone, whose ids and concepts n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +120,177 @@ def jitter(x: Tensor, generator: Generator, *, pixels: int = 2, noise: float = 0
     h, w = x.shape[-2:]
     moved = torch.stack([image[:, dy:dy + h, dx:dx + w] for image, (dy, dx) in zip(padded, shift, strict=True)])
     return moved + noise * torch.randn(x.shape, generator=generator)
+
+
+def _save_timm(model: nn.Module, *, architecture: str, args: dict[str, Any], labels: Sequence[str], out: Path) -> None:
+    """Save a timm model in timm's own format, half precision."""
+    from timm.models import save_for_hf
+
+    data = {"mean": MEAN, "std": STD, "crop_pct": 1.0, "interpolation": "bicubic", "input_size": [3, 64, 64]}
+    model.pretrained_cfg = {**model.pretrained_cfg, **data, "architecture": architecture, "label_names": list(labels)}
+    save_for_hf(model.half(), out, model_args=args, safe_serialization=True,
+                model_config={**data, "architecture": architecture, "label_names": list(labels),
+                              "num_classes": args["num_classes"]})
+
+
+JUDGE = {"channels": [24, 48, 96, 160], "num_classes": 0}
+"""Architecture of scenes_judge: a residual network, timm's "resnet10t", with these widths."""
+
+
+def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[str], plan: Plan, work: Path,
+                out: Path) -> None:
+    """Train scenes_judge to name the attributes of a scene, and save it in timm's format.
+
+    Parameters
+    ----------
+    images
+        ``(N, 64, 64, 3)`` uint8.
+    attributes
+        ``(N, n_labels)``, as `spaces.attributes.Attributes` gives them.
+    labels
+        Names of the dimensions: "kind=apple" of a categorical attribute, "x" of a number.
+    plan
+        Length and speed.
+    work
+        Holds the checkpoint.
+    out
+        Receives ``config.json`` (with the labels) and ``model.safetensors`` (half precision).
+    """
+    import timm
+
+    args = {**JUDGE, "num_classes": len(labels)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        model = timm.create_model("resnet10t", **args)
+    fields: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        fields.setdefault(label.partition("=")[0], []).append(i)
+    truth = torch.from_numpy(np.asarray(attributes, dtype=np.float32))
+
+    def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
+        x = blur(jitter(as_input(images[rows]), generator), generator)
+        y, target = model(x), truth[torch.from_numpy(rows)]
+        terms = {"attributes": torch.zeros(()), "numbers": torch.zeros(())}
+        for name, places in fields.items():
+            if labels[places[0]] == name:
+                terms["numbers"] = terms["numbers"] + 10 * nnf.mse_loss(y[:, places], target[:, places])
+            else:
+                terms["attributes"] = terms["attributes"] + nnf.cross_entropy(
+                    y[:, places], target[:, places].argmax(1), label_smoothing=0.05) / len(fields)
+        return terms
+
+    train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_judge")
+    _save_timm(model, architecture="resnet10t", args=args, labels=labels, out=out)
+
+
+def blur(x: Tensor, generator: Generator) -> Tensor:
+    """Make half of the pictures ``(B, 3, h, w)`` coarser by a factor of 1 to 3, as reconstructions are."""
+    factor = 1 + 2 * float(torch.rand((), generator=generator))
+    small = nnf.interpolate(x, scale_factor=1 / factor, mode="bilinear", antialias=True, align_corners=False)
+    coarse = nnf.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5, coarse, x)
+
+
+DINO = {"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 0}
+"""Architecture of scenes_dino: timm's vision transformer, in a small size."""
+
+
+class _SelfDistillation(nn.Module):
+    """DINO (https://arxiv.org/abs/2104.14294) with the masked-patch loss of iBOT (https://arxiv.org/abs/2111.07832).
+
+    The teacher is an exponential average of the student; its outputs are centred and sharpened. As in DINOv2
+    (https://arxiv.org/abs/2304.07193) class tokens of different crops are matched, and masked patches of the student to
+    the teacher's patches of the same crop. Smaller than published: two crops, no local crops, one head for both.
+    """
+
+    def __init__(self, *, prototypes: int = 512, momentum: float = 0.99) -> None:
+        import timm
+
+        super().__init__()
+        self.momentum = momentum
+        width = int(DINO["embed_dim"])
+        self.student = timm.create_model("vit_tiny_patch16_224", **DINO)
+        self.head = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64))
+        self.prototypes = nn.Linear(64, prototypes, bias=False)
+        self.mask = nn.Parameter(torch.zeros(width))
+        self.teacher, self.teacher_head = deepcopy(self.student), deepcopy(self.head)
+        for part in (self.teacher, self.teacher_head):
+            part.requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(2, prototypes))
+
+    def project(self, head: nn.Module, tokens: Tensor) -> Tensor:
+        """Return the similarity of tokens ``(..., D)`` to the prototypes."""
+        return nnf.linear(nnf.normalize(head(tokens), dim=-1), nnf.normalize(self.prototypes.weight, dim=-1))
+
+    def tokens(self, x: Tensor, masked: Tensor) -> Tensor:
+        """Return the student's tokens ``(B, 1 + L, D)``, patches under `masked` ``(B, L)`` hidden from it."""
+        vit: Any = self.student
+        patches = torch.where(masked[..., None], self.mask, vit.patch_embed(x))
+        return vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(patches))))
+
+    def forward(self, crops: tuple[Tensor, Tensor], generator: Generator) -> dict[str, Tensor]:
+        x = torch.cat(crops)
+        n_patches = self.student.patch_embed.num_patches
+        # half of the crops are masked, by 10 to 50 %
+        share = (0.1 + 0.4 * torch.rand(len(x), 1, generator=generator)) * (
+            torch.rand(len(x), 1, generator=generator) < 0.5)
+        masked = torch.rand(len(x), n_patches, generator=generator) < share
+        with torch.no_grad():
+            self._follow()
+            seen = self.project(self.teacher_head, self.teacher.forward_features(x))
+            target = torch.cat([((seen[:, :1] - self.centre[0]) / 0.05), ((seen[:, 1:] - self.centre[1]) / 0.05)], 1)
+            target = target.softmax(-1)
+            self.centre.lerp_(torch.stack([seen[:, 0].mean(0), seen[:, 1:].mean((0, 1))]), 0.1)
+        guess = (self.project(self.head, self.tokens(x, masked)) / 0.1).log_softmax(-1)
+        crossed = torch.cat([target[len(target) // 2:, 0], target[:len(target) // 2, 0]])
+        patches = -(target[:, 1:] * guess[:, 1:]).sum(-1)[masked]
+        spread = nnf.normalize(guess[:, 0].exp().mean(0), p=1, dim=0)
+        return {"class": -(crossed * guess[:, 0]).sum(-1).mean(),
+                "patches": patches.mean() if len(patches) else patches.sum(),
+                "entropy": 0.5 * (spread * (spread + 1e-8).log()).sum() + 0.5 * float(np.log(len(spread)))}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        if not self.training:
+            return
+        for mine, student in ((self.teacher, self.student), (self.teacher_head, self.head)):
+            for a, b in zip(mine.parameters(), student.parameters(), strict=True):
+                a.lerp_(b, 1 - self.momentum)
+
+
+def train_dino(*, images: np.ndarray, plan: Plan, work: Path, out: Path) -> None:
+    """Train scenes_dino without labels and save its teacher in timm's format.
+
+    Parameters
+    ----------
+    images
+        ``(N, 64, 64, 3)`` uint8.
+    plan
+        Length and speed.
+    work
+        Holds the checkpoint.
+    out
+        Receives ``config.json`` and ``model.safetensors`` (half precision).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        model = _SelfDistillation()
+
+    def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
+        x = as_input(images[rows])
+        return model((crop(x, generator), crop(x, generator)), generator)
+
+    train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_dino")
+    _save_timm(model.teacher, architecture="vit_tiny_patch16_224", args=DINO, labels=(), out=out)
+
+
+def crop(x: Tensor, generator: Generator, *, smallest: float = 0.6) -> Tensor:
+    """Return a random square part of each picture ``(B, 3, h, w)``, at least `smallest` wide, at full size again."""
+    scale = smallest + (1 - smallest) * torch.rand(len(x), generator=generator)
+    shift = (1 - scale)[:, None] * (2 * torch.rand(len(x), 2, generator=generator) - 1)
+    theta = torch.zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = shift
+    grid = nnf.affine_grid(theta, list(x.shape), align_corners=False)
+    gain = 1 + 0.2 * (torch.rand(len(x), 1, 1, 1, generator=generator) - 0.5)
+    return nnf.grid_sample(x, grid, align_corners=False, padding_mode="border") * gain

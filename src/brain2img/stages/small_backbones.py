@@ -1,0 +1,178 @@
+"""Trains the small backbones of the simulated study, and measures them against their goals."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from brain2img.artifacts import ArrayWriter, read_array, write_json
+from brain2img.captioners.training import train_captioner
+from brain2img.data.dataset import chunks
+from brain2img.data.simulate import scenes
+from brain2img.interfaces import Space
+from brain2img.pretrained import FOLDER, write_condition
+from brain2img.reconstructors.training import train_autoencoder, train_denoiser
+from brain2img.records import Stimuli
+from brain2img.spaces.attributes import Attributes
+from brain2img.spaces.open_clip import OpenCLIP
+from brain2img.spaces.training import train_clip, train_dino, train_judge
+from brain2img.spaces.vae import VAELatents
+from brain2img.stages.build import plain
+from brain2img.stages.progress import progress
+from brain2img.stages.workspace import outputs
+from brain2img.training import Plan
+
+log = logging.getLogger(__name__)
+WEIGHTS = {"clip": "scenes_clip", "dino": "scenes_dino", "judge": "scenes_judge", "autoencoder": "scenes_decoder",
+           "denoiser": "scenes_decoder", "captioner": "scenes_captioner"}
+CHUNK = 500
+
+
+def train_small_backbones(cfg: DictConfig) -> Path:
+    """Train every part asked for, go on where an earlier call stopped, and copy the weights into the package if asked.
+
+    Returns
+    -------
+    pathlib.Path
+        Folder of the weights: ``outputs/<name>/weights``.
+
+    Raises
+    ------
+    ValueError
+        If a part is unknown, or needs one that was not trained yet.
+    """
+    unknown = sorted(set(cfg.parts) - set(WEIGHTS))
+    if unknown:
+        raise ValueError(f"parts: expected some of {list(WEIGHTS)}, got {unknown}. Correct parts=[...].")
+    workshop = _Workshop(cfg)
+    for part in (p for p in WEIGHTS if p in cfg.parts):
+        if workshop.is_done(part):
+            log.info("%s: trained already (%s)", part, workshop.out(part))
+            continue
+        log.info("train %s", part)
+        workshop.train(part)
+    if cfg.install:
+        for name in sorted({WEIGHTS[part] for part in cfg.parts}):
+            shutil.rmtree(FOLDER / name, ignore_errors=True)
+            shutil.copytree(workshop.folder / "weights" / name, FOLDER / name)
+            log.info("installed %s", FOLDER / name)
+    return workshop.folder / "weights"
+
+
+def scene_stimuli(pool: str, n: int, *, images: np.ndarray | None = None) -> Stimuli:
+    """Return the first `n` scenes of a pool as stimuli; drawn when read, unless `images` ``(n, h, w, 3)`` are given."""
+    found = [scenes.scene(stimulus) for stimulus in scenes.ids(pool, n)]
+    table = pd.DataFrame({
+        "stimulus_id": [s.stimulus_id for s in found], "kind": "image", "concept": [s.concept for s in found],
+        "category": [s.category for s in found], "captions": [list(s.captions) for s in found],
+        "attributes": [s.attributes for s in found]})
+    return Stimuli(table, (lambda rows: np.asarray(images[list(rows)])) if images is not None else
+                   (lambda rows: np.stack([scenes.render(found[i]) for i in rows])))
+
+
+class _Workshop:
+    """Scenes, intermediate embeddings, checkpoints and weights of one call."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.folder = outputs(cfg) / cfg.name
+
+    def out(self, part: str) -> Path:
+        name = self.folder / "weights" / WEIGHTS[part]
+        return name / "movq" if part == "autoencoder" else name
+
+    def is_done(self, part: str) -> bool:
+        return (self.folder / "work" / part / "done.json").exists()
+
+    def train(self, part: str) -> None:
+        """Train one part; what it needs of others is embedded first."""
+        work, out = self.folder / "work" / part, self.out(part)
+        given = {"plan": Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])}), "work": work, "out": out}
+        actions: dict[str, Callable[[], None]] = {
+            "clip": lambda: train_clip(images=self.images, captions=self.captions, **given),
+            "dino": lambda: train_dino(images=self.images, **given),
+            "judge": lambda: self._judge(**given),
+            "autoencoder": lambda: train_autoencoder(images=self.images, **given),
+            "denoiser": lambda: self._denoiser(**given),
+            "captioner": lambda: train_captioner(
+                embeddings=self.embeddings(self.clip), captions=self.captions, tokenizer_folder=self.out("clip"),
+                condition_spec=self.clip.spec(self.stimuli), **given)}
+        actions[part]()
+        write_json(work / "done.json", plain(self.cfg[part]))
+
+    def _judge(self, **given: Any) -> None:
+        known = Attributes()
+        train_judge(images=self.images, attributes=known.embed(self.stimuli, range(len(self.stimuli))),
+                    labels=known.spec(self.stimuli).labels, **given)
+
+    def _denoiser(self, **given: Any) -> None:
+        self._need("autoencoder", of="denoiser")
+        latents = VAELatents(model=str(self.out("denoiser")), subfolder="movq", name="vae")
+        train_denoiser(latents=self.embeddings(latents), embeddings=self.embeddings(self.clip), **given)
+        write_condition(self.out("denoiser"), condition=self.clip.spec(self.stimuli),
+                        latents=latents.spec(self.stimuli))
+
+    @property
+    def clip(self) -> Space:
+        """scenes_clip as just trained."""
+        self._need("clip", of="decoder and captioner")
+        return OpenCLIP(model=str(self.out("clip")))
+
+    def _need(self, part: str, *, of: str) -> None:
+        if not self.is_done(part):
+            raise ValueError(f"parts: expected {part} to be trained before {of}, got none in {self.folder}. "
+                             f"Add {part} to parts=[...].")
+
+    @cached_property
+    def stimuli(self) -> Stimuli:
+        """The scenes of the pool "backbone"."""
+        return scene_stimuli("backbone", self.cfg.n_scenes, images=self.images)
+
+    @property
+    def captions(self) -> list[list[str]]:
+        """Paraphrases of every scene."""
+        return list(self.stimuli.table["captions"])
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """``(n_scenes, 64, 64, 3)`` uint8, drawn once."""
+        folder = self.folder / "scenes"
+        if not (folder / f"{self.cfg.n_scenes}.npy").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            writer = ArrayWriter(folder, {str(self.cfg.n_scenes): ((self.cfg.n_scenes, 64, 64, 3), "uint8")})
+            left = [part for part in chunks(self.cfg.n_scenes, CHUNK) if part[-1] >= writer.done]
+            with ProcessPoolExecutor() as pool:
+                drawn = pool.map(_draw, left)
+                for _ in progress(left, description="draw scenes"):
+                    writer.write({str(self.cfg.n_scenes): next(drawn)})
+            writer.close()
+        return read_array(folder / f"{self.cfg.n_scenes}.npy")
+
+    def embeddings(self, space: Space) -> np.ndarray:
+        """Return ``(n_scenes, *shape)`` float32 of the scenes, embedded once."""
+        folder = self.folder / "embeddings" / f"{space.name}-{space.uid()}"
+        name = str(self.cfg.n_scenes)
+        if not (folder / f"{name}.npy").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            spec = space.spec(self.stimuli)
+            writer = ArrayWriter(folder, {name: ((self.cfg.n_scenes, *spec.shape), "float32")})
+            left = [part for part in chunks(self.cfg.n_scenes, CHUNK) if part[-1] >= writer.done]
+            for part in progress(left, description=f"embed {space.name}"):
+                writer.write({name: space.embed(self.stimuli, part)})
+            writer.close()
+        return np.array(read_array(folder / f"{name}.npy"))
+
+
+def _draw(rows: list[int]) -> np.ndarray:
+    """Draw scenes of the pool "backbone" by index."""
+    return np.stack([scenes.render(scenes.scene(stimulus)) for stimulus in
+                     scenes.ids("backbone", len(rows), start=rows[0])])
