@@ -1,0 +1,101 @@
+"""Predictions -> captions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+
+from brain2img.artifacts import Captions, Predictions, digest, open_folder, write_json
+from brain2img.data.dataset import chunks
+from brain2img.interfaces import Captioner
+from brain2img.stages.apply_prior import conditioned
+from brain2img.stages.build import build_captioners, plain
+from brain2img.stages.making import check_part, fold_run, row_keys
+from brain2img.stages.memory import fitting
+from brain2img.stages.progress import progress
+from brain2img.stages.workspace import FoldRun, conditions, outputs
+
+log = logging.getLogger(__name__)
+
+
+def caption(cfg: DictConfig) -> list[Path]:
+    """Caption every row of the predictions by every chosen captioner, under every asked condition.
+
+    A caption depends on the captioner and the decoded embedding alone, and is kept under ``cache/captions/`` by these.
+    So none is made twice: not after a restart, not for shuffled pairs, and the true and mean ones once for all
+    subjects and decoders of a study.
+
+    Raises
+    ------
+    ValueError
+        If no captioner is chosen, if the predictions are missing or lack a space that one needs, if it was trained on
+        another space, or if a batch is too large for memory.
+    """
+    captioners = build_captioners(cfg)
+    if not captioners:
+        raise ValueError("captioner: expected at least one, got none. Choose some, as in captioner=[prefix_small], or "
+                         "leave caption out of stages=[...].")
+    asked = {condition: conditioned(cfg, condition) for condition in conditions(cfg)}
+    for captioner in captioners.values():
+        for predictions in asked.values():
+            check_part(captioner, predictions, group="captioner")
+    # popped, so that one model at a time is in memory
+    return [path for key in list(captioners) for path in _caption(key, captioners.pop(key), asked, cfg=cfg)]
+
+
+def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *, cfg: DictConfig) -> list[Path]:
+    settings = {"captioner": plain(cfg.captioner[key]), "weights": captioner.uid()}
+    store = outputs(cfg) / "cache" / "captions" / f"{key}-{digest(settings, length=8)}.json"
+    store.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(store.read_text()) if store.exists() and not cfg.overwrite else {}
+    folders = []
+    for condition, predictions in asked.items():
+        folder = open_folder(outputs(cfg) / "captions" / cfg.name / key / condition, stage="caption", config=settings,
+                             inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
+        folders.append(folder.path)
+        if folder.finished:
+            log.info("caption %s %s: finished already (%s)", key, condition, folder.path)
+            continue
+        keys = _complete(known, store, predictions, captioner, cfg=cfg, what=f"{key} {condition}")
+        Captions.write(folder.work, rows=predictions.rows, captions=[known[k] for k in keys])
+        folder.finish(condition=condition, study_name=predictions.manifest["study_name"])
+    return folders
+
+
+def _complete(known: dict[str, str], store: Path, predictions: Predictions, captioner: Captioner, *, cfg: DictConfig,
+              what: str) -> pd.Series:
+    """Add to `known`, and to its file, the captions of all rows that are not there; return the key of every row."""
+    runs = predictions.rows["run"]
+    keys = pd.Series(index=runs.index, dtype=object)
+    for fold in sorted(set(runs)):
+        fitted = fold_run(cfg, predictions, fold) if type(captioner).fit is not Captioner.fit else None
+        mine = np.flatnonzero(runs == fold)
+        keys.iloc[mine] = row_keys(predictions, mine, captioner.needs, fitted=fitted.manifest["id"] if fitted else "")
+        new = keys.iloc[mine].drop_duplicates()
+        new = new[[k not in known for k in new]]
+        log.info("caption %s: %d captions, %d of them new", what, len(mine), len(new))
+        if fitted and len(new):
+            _fit(captioner, fitted)
+        for part in progress(chunks(len(new), cfg.batch_size), description="caption"):
+            rows = new.index[part].to_numpy()
+            needed = {space: torch.from_numpy(predictions.embeddings(space, rows)) for space in captioner.needs}
+            with fitting(len(rows), key="batch_size"):
+                texts = captioner.caption(needed)
+            known |= zip(new.iloc[part], texts, strict=True)
+            write_json(store, known)
+    return keys
+
+
+def _fit(captioner: Captioner, run: FoldRun) -> None:
+    """Show the captioner the training stimuli of one fold."""
+    data = run.data()
+    ids = sorted(set(data.trials.loc[data.trials["split"] == "train", "stimulus_id"]))
+    texts = [[] if found is None else list(found) for found in data.study.stimuli_of(ids).table["captions"]]
+    captioner.fit({space: data.target(space, ids) for space in captioner.needs}, texts)
