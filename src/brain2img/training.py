@@ -112,7 +112,8 @@ def train(model: nn.Module, loss: Loss, *, n_items: int, plan: Plan, folder: Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(model, plan, folder / "checkpoint.pt", description)
-    began, first, running = time.monotonic(), state.step, {}
+    began, first = time.monotonic(), state.step
+    running: dict[str, list[float]] = {}
     model.train()
     with Progress(TextColumn(f"{description} {{task.fields[loss]}}"), BarColumn(), MofNCompleteColumn(),
                   TimeRemainingColumn(), transient=True, disable=not sys.stdout.isatty()) as bar:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from brain2img.training import Plan, train
 if TYPE_CHECKING:
     from diffusers import VQModel
 
-AUTOENCODER = {
+AUTOENCODER: dict[str, Any] = {
     "block_out_channels": [16, 32, 64], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8,
     "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
     "mid_block_add_attention": False, "num_vq_embeddings": 8, "scaling_factor": 1.0, "sample_size": 64}
@@ -42,7 +42,7 @@ class _Autoencoder(nn.Module):
         super().__init__()
         self.movq: VQModel = VQModel(**AUTOENCODER)
         self.movq.quantize.requires_grad_(False)
-        self.statistics = nn.BatchNorm2d(int(AUTOENCODER["latent_channels"]), affine=False, momentum=0.05)
+        self.statistics = nn.BatchNorm2d(AUTOENCODER["latent_channels"], affine=False, momentum=0.05)
 
     def forward(self, x: Tensor, generator: Generator) -> Tensor:
         latents = self.statistics(self.movq.encode(x).latents)
@@ -58,14 +58,17 @@ class _Autoencoder(nn.Module):
                 parts.append(self.movq.encode(as_signed(images[start:start + 64])).latents)
             latents = torch.cat(parts).transpose(0, 1).flatten(1).double()
             mean, std = latents.mean(1).float(), latents.std(1).float()
-        running_std = (self.statistics.running_var + self.statistics.eps).sqrt()  # what the decoder was trained on
+        running_mean, variance = self.statistics.running_mean, self.statistics.running_var
+        assert running_mean is not None
+        assert variance is not None
+        running_std = (variance + self.statistics.eps).sqrt()  # what the decoder was trained on
         movq = deepcopy(self.movq)
         with torch.no_grad():
             movq.quant_conv.weight.div_(std[:, None, None, None])
             movq.quant_conv.bias.sub_(mean).div_(std)
             # the decoder saw (h - running mean) / running std; from here on it is given (h - mean) / std
             weight = movq.post_quant_conv.weight
-            movq.post_quant_conv.bias.add_(weight[:, :, 0, 0] @ ((mean - self.statistics.running_mean) / running_std))
+            movq.post_quant_conv.bias.add_(weight[:, :, 0, 0] @ ((mean - running_mean) / running_std))
             weight.mul_((std / running_std)[None, :, None, None])
         return movq.eval()
 
@@ -92,14 +95,18 @@ def train_autoencoder(*, images: np.ndarray, plan: Plan, work: Path, out: Path) 
         x = as_signed(images[rows])
         y = model(x, generator)
         edges = [(y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (-1, -2)]
-        return {"l1": (y - x).abs().mean(), "mse": (y - x).square().mean(), "edges": torch.stack(edges).sum()}
+        # objects differ from their backgrounds in brightness first: without a term of its own colour is learnt last
+        red, green, blue = (y - x).unbind(1)
+        chroma = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
+        return {"l1": (y - x).abs().mean(), "mse": (y - x).square().mean(), "edges": torch.stack(edges).sum(),
+                "chroma": chroma}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_decoder autoencoder")
     movq = model.fold(images[np.linspace(0, len(images) - 1, min(2048, len(images))).astype(int)])
     movq.half().save_pretrained(out, safe_serialization=True, max_shard_size=SHARD)
 
 
-DENOISER = {
+DENOISER: dict[str, Any] = {
     "sample_size": 16, "in_channels": 4, "out_channels": 8, "block_out_channels": [48, 128, 192], "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "DownBlock2D", "SimpleCrossAttnDownBlock2D"],
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
@@ -108,8 +115,8 @@ DENOISER = {
     "resnet_time_scale_shift": "scale_shift", "encoder_hid_dim_type": "image_proj", "addition_embed_type": "image"}
 """Architecture of the UNet, of Kandinsky 2.2's blocks: twice the latent channels at its output, the second half unused
 (there the published UNet predicts a variance)."""
-SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "num_train_timesteps": 1000,
-            "clip_sample": False}
+SCHEDULE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction",
+                            "num_train_timesteps": 1000, "clip_sample": False}
 """Of diffusers' `DDPMScheduler`; its default would clip latents to [-1, 1] at every step."""
 
 

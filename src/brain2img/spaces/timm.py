@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from brain2img.artifacts import digest
 from brain2img.interfaces import Space
@@ -58,12 +57,12 @@ class TimmModel(Space):
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
     @cached_property
-    def _model(self) -> nn.Module:
+    def _model(self) -> Any:
         import timm
 
         folder = Path(locate(self.model))
         name = f"local-dir:{folder}" if folder.is_dir() else self.model
-        size = {} if self.size is None else {"img_size": self.size}
+        size: dict[str, Any] = {} if self.size is None else {"img_size": self.size}
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

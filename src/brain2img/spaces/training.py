@@ -20,7 +20,7 @@ from brain2img.artifacts import write_json
 from brain2img.training import Plan, train
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-CLIP = {
+CLIP: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 28, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2,
@@ -122,18 +122,18 @@ def jitter(x: Tensor, generator: Generator, *, pixels: int = 2, noise: float = 0
     return moved + noise * torch.randn(x.shape, generator=generator)
 
 
-def _save_timm(model: nn.Module, *, architecture: str, args: dict[str, Any], labels: Sequence[str], out: Path) -> None:
+def _save_timm(model: Any, *, architecture: str, args: dict[str, Any], labels: Sequence[str], out: Path) -> None:
     """Save a timm model in timm's own format, half precision."""
     from timm.models import save_for_hf
 
     data = {"mean": MEAN, "std": STD, "crop_pct": 1.0, "interpolation": "bicubic", "input_size": [3, 64, 64]}
     model.pretrained_cfg = {**model.pretrained_cfg, **data, "architecture": architecture, "label_names": list(labels)}
-    save_for_hf(model.half(), out, model_args=args, safe_serialization=True,
+    save_for_hf(model.half(), str(out), model_args=args, safe_serialization=True,
                 model_config={**data, "architecture": architecture, "label_names": list(labels),
                               "num_classes": args["num_classes"]})
 
 
-JUDGE = {"channels": [24, 48, 96, 160], "num_classes": 0}
+JUDGE: dict[str, Any] = {"channels": [24, 48, 96, 160], "num_classes": 0}
 """Architecture of scenes_judge: a residual network, timm's "resnet10t", with these widths."""
 
 
@@ -191,7 +191,7 @@ def blur(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5, coarse, x)
 
 
-DINO = {"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 0}
+DINO: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 0}
 """Architecture of scenes_dino: timm's vision transformer, in a small size."""
 
 
@@ -208,14 +208,16 @@ class _SelfDistillation(nn.Module):
 
         super().__init__()
         self.momentum = momentum
-        width = int(DINO["embed_dim"])
-        self.student = timm.create_model("vit_tiny_patch16_224", **DINO)
+        width = DINO["embed_dim"]
+        self.student: Any = timm.create_model("vit_tiny_patch16_224", **DINO)
         self.head = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64))
         self.prototypes = nn.Linear(64, prototypes, bias=False)
         self.mask = nn.Parameter(torch.zeros(width))
-        self.teacher, self.teacher_head = deepcopy(self.student), deepcopy(self.head)
+        self.teacher: Any = deepcopy(self.student)
+        self.teacher_head = deepcopy(self.head)
         for part in (self.teacher, self.teacher_head):
             part.requires_grad_(False)
+        self.centre: Tensor
         self.register_buffer("centre", torch.zeros(2, prototypes))
 
     def project(self, head: nn.Module, tokens: Tensor) -> Tensor:
@@ -224,7 +226,7 @@ class _SelfDistillation(nn.Module):
 
     def tokens(self, x: Tensor, masked: Tensor) -> Tensor:
         """Return the student's tokens ``(B, 1 + L, D)``, patches under `masked` ``(B, L)`` hidden from it."""
-        vit: Any = self.student
+        vit = self.student
         patches = torch.where(masked[..., None], self.mask, vit.patch_embed(x))
         return vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(patches))))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from omegaconf import DictConfig
 
 from brain2img.artifacts import ArrayWriter, read_array, write_json
@@ -26,6 +25,7 @@ from brain2img.spaces.attributes import Attributes
 from brain2img.spaces.open_clip import OpenCLIP
 from brain2img.spaces.training import train_clip, train_dino, train_judge
 from brain2img.spaces.vae import VAELatents
+from brain2img.stages.backbone_goals import report, scene_stimuli
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import outputs
@@ -60,23 +60,15 @@ def train_small_backbones(cfg: DictConfig) -> Path:
             continue
         log.info("train %s", part)
         workshop.train(part)
+    if all(workshop.is_done(part) for part in WEIGHTS):
+        report(workshop.folder / "weights", workshop.folder / "goals.json", n_check=cfg.n_check,
+               reconstructor=plain(cfg.reconstructor))
     if cfg.install:
         for name in sorted({WEIGHTS[part] for part in cfg.parts}):
             shutil.rmtree(FOLDER / name, ignore_errors=True)
             shutil.copytree(workshop.folder / "weights" / name, FOLDER / name)
             log.info("installed %s", FOLDER / name)
     return workshop.folder / "weights"
-
-
-def scene_stimuli(pool: str, n: int, *, images: np.ndarray | None = None) -> Stimuli:
-    """Return the first `n` scenes of a pool as stimuli; drawn when read, unless `images` ``(n, h, w, 3)`` are given."""
-    found = [scenes.scene(stimulus) for stimulus in scenes.ids(pool, n)]
-    table = pd.DataFrame({
-        "stimulus_id": [s.stimulus_id for s in found], "kind": "image", "concept": [s.concept for s in found],
-        "category": [s.category for s in found], "captions": [list(s.captions) for s in found],
-        "attributes": [s.attributes for s in found]})
-    return Stimuli(table, (lambda rows: np.asarray(images[list(rows)])) if images is not None else
-                   (lambda rows: np.stack([scenes.render(found[i]) for i in rows])))
 
 
 class _Workshop:
