@@ -155,7 +155,7 @@ def test_other_settings_and_other_embeddings_are_refused_before_any_work(compose
 def test_no_captioner_and_no_predictions(composed, tmp_path):
     with pytest.raises(ValueError, match=r"captioner: expected at least one, got none\. Choose some"):
         stage.caption(composed("caption"))
-    with pytest.raises(ValueError, match="predictions .*expected a finished folder"):
+    with pytest.raises(ValueError, match=r"predictions .*expected a finished folder"):
         stage.caption(config(composed))
 
 
