@@ -14,6 +14,7 @@ from rich.console import Console
 from brain2img.report.tables import summary_table
 from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate, load_summary
+from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
 from brain2img.stages.reconstruct import reconstruct
@@ -24,13 +25,14 @@ from brain2img.stages.train import train
 
 log = logging.getLogger(__name__)
 STAGES: dict[str, Callable[[DictConfig], object]] = {
-    "prepare": prepare, "embed": embed, "train": train, "predict": predict, "reconstruct": reconstruct,
-    "repetitions": repetitions, "time_course": time_course}
+    "prepare": prepare, "embed": embed, "train": train, "predict": predict, "fit_prior": fit_prior,
+    "reconstruct": reconstruct, "repetitions": repetitions, "time_course": time_course}
 
 
 def pipeline(cfg: DictConfig) -> Path:
     """Run the stages of every member of an experiment, then score them together; returns ``scores/<name>``."""
-    steps = [(name, member) for member in members(cfg) for name in STAGES if name in member.stages]
+    steps = [(name, member) for member in members(cfg) for name in STAGES if name in member.stages
+             and (name != "fit_prior" or member.get("prior"))]
     began = time.monotonic()
     for number, (name, member) in enumerate(steps, start=1):
         log.info("[%d/%d] %s %s (%.0f s so far)", number, len(steps) + 1, name, member.name,

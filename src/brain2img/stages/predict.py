@@ -17,6 +17,7 @@ from brain2img.artifacts import (
     read_manifest,
     write_array,
 )
+from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
 from brain2img.stages.progress import progress
@@ -76,23 +77,46 @@ def _rows(runs: list[FoldRun], split: str) -> tuple[pd.DataFrame, list]:
 
 def _decode(folder: StageFolder, runs: list[FoldRun], *, cfg: DictConfig, noise: bool) -> None:
     rows, data = _rows(runs, cfg.predict_split)
+    decode_rows(folder.work, rows, decoders=runs, data=data, batch_size=cfg.batch_size,
+                noise_seed=cfg.seed if noise else None)
+
+
+def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], data: list[BrainData], batch_size: int,
+                by: str = "run", noise_seed: int | None = None) -> None:
+    """Decode rows of trials in all spaces and write them as predictions, going on where an earlier call stopped.
+
+    Parameters
+    ----------
+    folder
+        Where the predictions go.
+    rows
+        Rows as `BrainData.items` lays them out, in the order of the decoders.
+    decoders, data
+        Trained folds, and the data of each.
+    batch_size
+        Rows that are decoded at once.
+    by
+        Column of `rows` with the place of a row's decoder in `decoders`.
+    noise_seed
+        Where given, Gaussian noise of this seed is decoded in place of the signals.
+    """
     specs = data[0].target_specs
     # latents and embeddings of a decoder are kept in half precision unless the space itself asks for more
-    writer = ArrayWriter(folder.work, {name: ((len(rows), *spec.shape), "float16" if spec.dtype == "float16" else
-                                              "float32") for name, spec in specs.items()})
-    for i, run in enumerate(runs):
-        places = np.flatnonzero(rows["run"] == i)
-        if places[-1] < writer.done:
+    writer = ArrayWriter(folder, {name: ((len(rows), *spec.shape), "float16" if spec.dtype == "float16" else
+                                         "float32") for name, spec in specs.items()})
+    for i, run in enumerate(decoders):
+        places = np.flatnonzero(rows[by] == i)
+        if len(places) == 0 or places[-1] < writer.done:
             continue
         decoder = run.decoder(data[i])
-        parts = [places[part] for part in chunks(len(places), cfg.batch_size) if places[part[-1]] >= writer.done]
+        parts = [places[part] for part in chunks(len(places), batch_size) if places[part[-1]] >= writer.done]
         for part in progress(parts, description="decode"):
             part = part[part >= writer.done]
-            generator = np.random.default_rng([cfg.seed, i, int(part[0]), 3]) if noise else None
+            generator = None if noise_seed is None else np.random.default_rng([noise_seed, i, int(part[0]), 3])
             predicted = decoder.predict(data[i].batch(rows.iloc[part], noise=generator))
             writer.write({name: predicted[name] for name in specs})
     writer.close()
-    Predictions.write(folder.work, rows=rows, specs=specs)
+    Predictions.write(folder, rows=rows, specs=specs)
 
 
 def _shuffled(folder: StageFolder, decoded: Path, *, seed: int) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import EmbeddingCache, Predictions, differences, digest, read_manifest
+from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import PARTS, build_data, build_decoder, build_spaces, build_study, plain
 
-LATER = ("headline", "metric", "reconstructor", "label", "study_label", "stages", "repetition_curve", "time_course",
-         "baseline")
+LATER = ("headline", "metric", "reconstructor", "prior", "prior_fit", "label", "study_label", "stages",
+         "repetition_curve", "time_course", "baseline")
 """Settings a run remembers for the stages after it."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
 
@@ -41,19 +41,6 @@ def conditions(cfg: DictConfig) -> list[str]:
 def outputs(cfg: DictConfig) -> Path:
     """Return the root of all results."""
     return Path(cfg.paths.outputs).expanduser().resolve()
-
-
-def conditioned(cfg: DictConfig, condition: str) -> Predictions:
-    """Return what reconstructors and captioners read under a condition.
-
-    A prior stands here: it hands on predictions of its own (a view, with the arrays it sampled) in their place.
-
-    Raises
-    ------
-    ValueError
-        If they are missing or unfinished.
-    """
-    return Predictions(outputs(cfg) / "predictions" / cfg.name / condition)
 
 
 def prepared_folder(cfg: DictConfig) -> Path:
@@ -169,7 +156,7 @@ def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
     adopted = cfg.copy()
     with open_dict(adopted):
         for key, value in {**manifest["config"], **manifest["later"], "study": manifest["study"]}.items():
-            if key in cfg and key not in named:
+            if (key in cfg or key in LATER) and key not in named:  # a group of which nothing is chosen is not in cfg
                 adopted[key] = value
         if cfg.name == "default":
             adopted.name = manifest["name"]

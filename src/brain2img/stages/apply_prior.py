@@ -1,0 +1,133 @@
+"""What reconstructors and captioners read: predictions, moved onto the manifold where a prior was fitted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+
+from brain2img.artifacts import (
+    ArrayWriter,
+    Predictions,
+    StageFolder,
+    differences,
+    digest,
+    open_folder,
+    read_manifest,
+    safe_name,
+)
+from brain2img.data.dataset import chunks
+from brain2img.interfaces import Prior
+from brain2img.stages.build import build_prior, plain
+from brain2img.stages.progress import progress
+from brain2img.stages.workspace import outputs
+
+log = logging.getLogger(__name__)
+
+FROM_BRAINS = ("decoded", "noise", "shuffled")
+"""Conditions that a prior acts on; true and mean embeddings need none."""
+
+
+def conditioned(cfg: DictConfig, condition: str) -> Predictions:
+    """Return what reconstructors and captioners read under a condition.
+
+    Without a prior these are the predictions. Else the prior draws one sample for each of them, once and for all, into
+    ``predictions/<name>/with_prior/<condition>-<hash>/``; its noise follows from the seed and the place of the
+    prediction alone, so that shuffled pairs hold the very samples of the decoded ones. Spaces without a prior are
+    handed on as they are. The id of the prior is part of the folder's own, so a changed prior is noticed.
+
+    Raises
+    ------
+    ValueError
+        If predictions or the prior are missing or unfinished, or the prior was fitted with other settings, for another
+        run, space or subject.
+    """
+    base = outputs(cfg) / "predictions" / cfg.name
+    predictions = Predictions(base / condition)
+    if not cfg.get("prior") or condition not in FROM_BRAINS:
+        return predictions
+    place = outputs(cfg) / "priors" / cfg.name
+    manifest = read_manifest(place, what="prior")
+    lines = differences(manifest["config"]["prior"], plain(cfg.prior))
+    if lines:
+        raise ValueError(f"prior {place}: expected one of the settings asked for, got one of others:\n  "
+                         + "\n  ".join(lines) + "\nRun fit_prior with overwrite=true, or correct prior=....")
+    inputs = {"predictions": predictions.manifest["id"], "prior": manifest["id"]}
+    folder = open_folder(base / "with_prior" / f"{condition}-{digest([inputs, cfg.seed], length=8)}",
+                         stage="apply_prior", config={"condition": condition, "seed": cfg.seed}, inputs=inputs)
+    if not folder.finished:
+        if condition == "shuffled":
+            decoded = conditioned(cfg, "decoded")
+            Predictions.write(folder.work, rows=predictions.rows, specs=decoded.specs,
+                              paths={space: decoded.array(space)[0] for space in decoded.specs})
+        else:
+            _check(predictions, manifest, place=place)
+            log.info("apply prior to %s: %s", condition, ", ".join(manifest["config"]["spaces"]))
+            _sample(folder, predictions, manifest, place=place, cfg=cfg)
+        folder.finish(**{key: predictions.manifest[key] for key in ("condition", "label", "run", "study_name")},
+                      prior=manifest["source"])
+    return Predictions(folder.path)
+
+
+def prior_place(folder: Path, space: str, *, run: int, subject: str | None) -> Path:
+    """Return where the prior of a space, a fold and (where there is one for each) a subject stands."""
+    return folder / space / (f"run-{run}" if subject is None else f"run-{run}_{safe_name(subject)}")
+
+
+def row_generators(seed: int, rows: Iterable[int]) -> list[torch.Generator]:
+    """Return a generator for each row, from the seed and the number of the row alone."""
+    return [torch.Generator().manual_seed(int(np.random.SeedSequence([seed, int(row), 6]).generate_state(1)[0]))
+            for row in rows]
+
+
+def _check(predictions: Predictions, manifest: dict[str, Any], *, place: Path) -> None:
+    if set(predictions.manifest["inputs"].values()) != set(manifest["runs"]):
+        raise ValueError(f"prior {place}: expected one fitted for the run that made {predictions.folder}, got one of "
+                         "another run. Run fit_prior again with overwrite=true.")
+    for space, uid in manifest["uids"].items():
+        if predictions.specs[space].uid != uid:
+            raise ValueError(f"prior {place}: expected one fitted in space {space!r} of uid "
+                             f"{predictions.specs[space].uid}, got uid {uid}. Run fit_prior again with overwrite=true.")
+
+
+def _sample(folder: StageFolder, predictions: Predictions, manifest: dict[str, Any], *, place: Path,
+            cfg: DictConfig) -> None:
+    rows, spaces, per_subject = predictions.rows, manifest["config"]["spaces"], manifest["config"]["per_subject"]
+    assert (rows["array_row"] == range(len(rows))).all(), "decoded rows stand in the order of their arrays"
+    priors: dict[tuple[str, int, str | None], Prior] = {}
+    writer = ArrayWriter(folder.work, {s: ((len(rows), *predictions.specs[s].shape), "float32") for s in spaces})
+    # the same parts after a restart, since rounding may depend on what is sampled together
+    parts = [part for part in chunks(len(rows), cfg.batch_size) if part[-1] >= writer.done]
+    for part in progress(parts, description="apply prior"):
+        mine = rows.iloc[part]
+        out = {space: predictions.embeddings(space, np.array(part)) for space in spaces}
+        keys = mine["subject"] if per_subject else pd.Series("", index=mine.index)
+        for (run, subject), group in mine.groupby(["run", keys.rename("of")]):
+            local = group.index.to_numpy() - part[0]
+            for space in spaces:
+                key = space, int(run), str(subject) if per_subject else None
+                if key not in priors:
+                    priors[key] = _load(place, *key, config=manifest["config"])
+                out[space][local] = priors[key].sample(out[space][local],
+                                                       generators=row_generators(cfg.seed, group.index))
+        writer.write(out)
+    writer.close()
+    Predictions.write(folder.work, rows=rows, specs=predictions.specs, paths={
+        space: folder.path / f"{space}.npy" if space in spaces else predictions.array(space)[0]
+        for space in predictions.specs})
+
+
+def _load(place: Path, space: str, run: int, subject: str | None, *, config: dict[str, Any]) -> Prior:
+    folder = prior_place(place, space, run=run, subject=subject)
+    if not folder.exists():
+        raise ValueError(f"prior {place}: expected one for space {space!r}, fold {run} and subject {subject!r}, got "
+                         f"{sorted(p.name for p in (place / space).glob('run-*'))}. Fit it on a run with that subject.")
+    prior = build_prior(config)
+    prior.load(folder)
+    return prior
