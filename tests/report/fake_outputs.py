@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from brain2img import artifacts
-from brain2img.artifacts import Predictions, open_folder, write_array, write_json, write_table
+from brain2img.artifacts import Captions, Predictions, open_folder, write_array, write_json, write_table
 from brain2img.data.prepared import PreparedWriter
 from brain2img.records import EmbeddingSpec, SignalSpec
 
@@ -98,14 +98,26 @@ class FakeOutputs:
         work.finish()
         return path
 
-    def reconstruct(self, name: str, subjects: list[str], images: np.ndarray) -> str:
+    def reconstruct(self, name: str, subjects: list[str], images: np.ndarray, *, n: int = N_TEST) -> str:
+        """Write pictures of the first `n` test images of each subject."""
         path = f"reconstructions/{name}"
         work = open_folder(self.root / path, stage="reconstruct", config={"name": name}, inputs={})
-        index = pd.DataFrame([{"subject": s, "stimulus_id": f"test-{i}"} for s in subjects for i in range(N_TEST)])
+        index = pd.DataFrame([{"subject": s, "stimulus_id": f"test-{i}"} for s in subjects for i in range(n)])
         index["file"] = [f"{i}.png" for i in range(len(index))]
         for file, image in zip(index["file"], images, strict=True):
             Image.fromarray(image).save(work.work / file)
         write_table(work.work / "index.parquet", index)
+        work.finish()
+        return path
+
+    def caption(self, name: str, subjects: list[str], *, n: int = N_TEST, word: str = "a decoded thing") -> str:
+        """Write a caption that names subject and stimulus for the first `n` test images of each subject."""
+        path = f"captions/{name}"
+        work = open_folder(self.root / path, stage="caption", config={"name": name}, inputs={})
+        rows = pd.DataFrame([{"subject": s, "stimulus_id": f"test-{i}", "run": 0, "draw": 0}
+                             for s in subjects for i in range(n)])
+        Captions.write(work.work, rows=rows, captions=[f"{word} of {r.subject}, {r.stimulus_id}"
+                                                       for r in rows.itertuples()])
         work.finish()
         return path
 
@@ -125,6 +137,8 @@ class FakeOutputs:
         modality = "eeg" if "eeg" in study else "fmri"
         self.records.append({
             "study": study, "subject": subject, "modality": modality, "decoder": decoder, "condition": "decoded",
+            "of": "images" if more.get("space") == "" else "embeddings",
+            "generator": "pixels" if more.get("space") == "" else "",
             "space": "clip", "metric": "top1", "direction": "image_from_brain", "gallery": N_TEST, "repetitions": 2,
             "transductive": False, "circular": False, "value": value, "low": value - 0.031, "high": value + 0.032,
             "n": N_TEST, "chance": 0.05, "chance_kind": "analytic", **more})
@@ -160,8 +174,8 @@ class FakeOutputs:
                 "prepared": prepared, "run": self.train(label).rsplit("/", 1)[0] if decoder != "ridge" else None,
                 "predictions": {"decoded": self.predict(label, subjects, decoded, space="clip"),
                                 "true": self.predict(f"{label}-true", subjects, true, space="clip")},
-                "reconstructions": {"decoded": self.reconstruct(label, subjects, blurred),
-                                    "true": self.reconstruct(f"{label}-true", subjects, seen)},
+                "reconstructions": {"pixels": {"decoded": self.reconstruct(label, subjects, blurred),
+                                               "true": self.reconstruct(f"{label}-true", subjects, seen)}},
                 "seconds": {"prepare": 1.2, "train": 3.4}})
             base = 0.43 if decoder != "ridge" else 0.39
             for subject in [*subjects, "mean"]:
@@ -174,7 +188,8 @@ class FakeOutputs:
                     self.record(study, subject, decoder, 0.05, condition=condition)
                 self.record(study, subject, decoder, 0.99, condition="true")
             self.differences += [{
-                "study": study, "subject": s, "metric": "top1", "space": "clip", "direction": "image_from_brain",
+                "study": study, "subject": s, "of": "embeddings", "generator": "",
+                "metric": "top1", "space": "clip", "direction": "image_from_brain",
                 "decoder": deep, "baseline": "ridge", "value": 0.04, "low": 0.012, "high": 0.068, "n": N_TEST}
                 for s in [*subjects, "mean"] if decoder == deep]
         for subject in [*subjects, "mean"]:

@@ -8,7 +8,8 @@ import pytest
 from fake_outputs import N_TEST, N_TRAIN, FakeOutputs, fmri_spec
 from scipy.stats import rankdata
 
-from brain2img.report.grid import build_grid, choose, draw_grid, ranks, score_trials
+from brain2img.report.drawing import draw_grid
+from brain2img.report.grid import build_grid, choose, ranks, score_trials
 from brain2img.report.reading import Results
 from brain2img.report.style import colours
 
@@ -34,20 +35,22 @@ def test_ranks_of_rows_with_nan_are_last():
     assert ranks(decoded, gallery, truth=np.arange(4))[0].tolist() == [1, 1, 4, 1]
 
 
-@pytest.mark.parametrize("n", [3, 4, 5, 11, 12, 13, 40])
-def test_choice_is_first_middle_last_and_none_twice(n):
-    chosen, groups = choose(pd.DataFrame({"place": np.arange(n)}))
-    k = min(4, n // 3)
+@pytest.mark.parametrize("n", [4, 5, 7, 8, 9, 13, 40])
+def test_choice_is_some_at_random_then_first_middle_last_and_none_twice(n):
+    table = pd.DataFrame({"place": np.arange(n)})
+    chosen, groups = choose(table)
+    k = min(2, n // 4)
     places = chosen["place"].tolist()
-    assert groups == [("best", k), ("middle", k), ("worst", k)]
-    assert places[:k] == list(range(k))
+    assert groups == [("drawn at random", k), ("best", k), ("middle", k), ("worst", k)]
+    assert places[k:2 * k] == list(range(k))
     assert places[-k:] == list(range(n - k, n))
-    assert len(set(places)) == 3 * k
-    assert abs(np.mean(places[k:2 * k]) - (n - 1) / 2) <= 0.5
+    assert len(set(places)) == 4 * k
+    assert abs(np.mean(places[2 * k:3 * k]) - (n - 1) / 2) <= 0.5
+    assert choose(table)[0]["place"].tolist() == places
 
 
 def test_few_trials_are_all_shown():
-    assert choose(pd.DataFrame({"place": [0, 1]}))[1] == [("all", 2)]
+    assert choose(pd.DataFrame({"place": [0, 1, 2]}))[1] == [("all", 3)]
 
 
 def test_grid_follows_the_ranks(full):
@@ -59,8 +62,8 @@ def test_grid_follows_the_ranks(full):
     nearest = next(line for line in grid.lines if line.decoder == "mindbridge" and line.sub.startswith("nearest"))
     shown = [float(t.caption.removeprefix("true: rank ")) for t in nearest.tiles]
     assert shown == grid.trials["score"].tolist()
-    assert shown == sorted(shown)
-    assert shown[0] == scored["score"].min()
+    assert shown[2:] == sorted(shown[2:])
+    assert shown[2] == scored["score"].min()
     assert shown[-1] == scored["score"].max()
     # the stimulus is the seen one, and a retrieved image of rank 1 is the same
     images = full[0].images["scenes_fmri"]
@@ -69,10 +72,11 @@ def test_grid_follows_the_ranks(full):
         np.testing.assert_array_equal(grid.lines[0].tiles[i].image, seen)
         assert np.array_equal(nearest.tiles[i].image, seen) == (shown[i] == 1) == nearest.tiles[i].right
     assert [(line.label, line.sub) for line in grid.lines] == [
-        ("stimulus", "what was seen"), ("MindBridge", "reconstruction"), ("MindBridge", f"nearest of {N_TEST}"),
-        ("ridge", "reconstruction"), ("ridge", f"nearest of {N_TEST}"), ("reconstruction", "from the truth")]
+        ("stimulus", "what was seen"), ("ceiling", "decoded pixels from the true embedding"),
+        ("MindBridge", "decoded pixels"), ("ridge", "decoded pixels"), ("MindBridge", f"nearest of {N_TEST}")]
     assert grid.colours == colours(results.decoders)
-    assert "none picked by hand" in grid.how
+    assert "None was picked by hand" in grid.how
+    assert grid.heads == grid.trials["subject"].tolist()
 
 
 def repeated(fake: FakeOutputs, metric: str) -> Results:
@@ -89,6 +93,7 @@ def repeated(fake: FakeOutputs, metric: str) -> Results:
     values[[3, N_TEST + 3]] = np.nan
     fake.scores.append(pd.DataFrame({
         "study": "s_fmri", "subject": "sub-01", "decoder": "ridge", "condition": "decoded", "space": "",
+        "of": "images", "generator": "pixels", "stimulus_id": [f"test-{i}" for i in range(N_TEST)] * 2,
         "metric": metric, "direction": "", "gallery": 0, "repetitions": 1, "transductive": False, "value": values,
         "row": np.arange(2 * N_TEST)}))
     return Results(fake.write())

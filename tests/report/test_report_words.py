@@ -12,7 +12,8 @@ from rich.console import Console
 from brain2img.report.reading import Results
 from brain2img.report.sentences import main_result, warnings_of
 from brain2img.report.style import interval, number
-from brain2img.report.tables import difference_table, score_table, summary_table
+from brain2img.report.summary import summary_table
+from brain2img.report.tables import difference_table, score_table
 
 HEAD = {"space": "clip", "metric": "top1", "direction": "image_from_brain"}
 
@@ -25,7 +26,8 @@ def small(fake: FakeOutputs, *, deep: float = 0.43, headline: dict | None = None
             for condition in ("noise", "shuffled", "mean"):
                 fake.record("s_fmri", subject, decoder, 0.05, condition=condition)
     fake.differences.append({"study": "s_fmri", "subject": "mean", "metric": "top1", "space": "clip", "n": 20,
-                             "direction": "image_from_brain", "decoder": "mindbridge", "baseline": "ridge",
+                             "direction": "image_from_brain", "of": "embeddings", "generator": "",
+                             "decoder": "mindbridge", "baseline": "ridge",
                              "value": 0.04, "low": 0.012, "high": 0.068, **difference})
     return fake
 
@@ -51,7 +53,8 @@ def test_result_says_whether_ridge_is_beaten(fake, low, high, said):
 
 def test_a_lower_error_is_the_better_one(fake):
     head = {"space": "", "metric": "mse", "direction": ""}
-    fake = small(fake, headline=head, metric="mse", space="", direction="", value=-0.01, low=-0.02, high=-0.004)
+    fake = small(fake, headline=head, metric="mse", space="", direction="", of="images", generator="pixels",
+                 value=-0.01, low=-0.02, high=-0.004)
     for decoder, value in (("mindbridge", 0.03), ("ridge", 0.04)):
         fake.record("s_fmri", "mean", decoder, value, metric="mse", space="", direction="", gallery=0, chance=0.09,
                     low=value - 0.002, high=value + 0.002)
@@ -61,7 +64,7 @@ def test_a_lower_error_is_the_better_one(fake):
     assert "lower is better" in lines[0]
     assert "not above chance" not in " ".join(lines)
     assert lines[-1].startswith("MindBridge beats ridge: paired difference −0.0100, 95 % interval −0.0200 to −0.0040")
-    table = score_table(results, "s_fmri")
+    table = score_table(results, "s_fmri", of="images")
     assert table.rows[0].cells[0].best
     assert not table.rows[1].cells[0].best
 
@@ -121,7 +124,7 @@ def test_circular_and_transductive_scores_are_named(fake):
     fake.record("s_fmri", "mean", "ridge", 0.6, metric="top1_csls", transductive=True)
     results = Results(fake.write())
     titles = {w.title: w.text for w in warnings_of(results)}
-    assert "top-1 in vae" in titles["Circular scores"]
+    assert "top-1 of embeddings in vae" in titles["Circular scores"]
     assert "top1 csls" in titles["Transductive scores"]
     assert results.headline("s_fmri").space == "clip"
     assert not results.headline("s_fmri").transductive

@@ -11,8 +11,9 @@ import pandas as pd
 
 from brain2img.metrics.intervals import Resampler, quantiles, wilson
 
-KEYS = ["study", "subject", "modality", "decoder", "condition", "space", "metric", "direction", "gallery",
-        "repetitions", "transductive", "circular"]
+KEYS = ["study", "subject", "modality", "decoder", "condition", "of", "generator", "space", "metric", "direction",
+        "gallery", "repetitions", "transductive", "circular"]
+"""`of` says what was scored ("embeddings", "images" or "captions"), `generator` the key of what made it, or ""."""
 RECORD = [*KEYS, "value", "low", "high", "n", "chance", "chance_kind"]
 MEAN = "mean"
 

@@ -1,31 +1,35 @@
-"""The grid of stimuli, reconstructions and retrieved images, for the best, the middle and the worst trials."""
+"""The grid of stimuli, reconstructions and captions: some trials at random, the best, the middle and the worst."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import Reconstructions
+from brain2img.artifacts import Captions, Reconstructions
 from brain2img.report.reading import Member, Results
-from brain2img.report.style import colours, count, decoder_label, is_lower_better, metric_label, modality_label, number
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
+from brain2img.report.style import (
+    IMAGES,
+    Column,
+    colours,
+    count,
+    decoder_label,
+    generator_label,
+    is_lower_better,
+    metric_label,
+    modality_label,
+    number,
+)
 
 log = logging.getLogger(__name__)
 
-CELL, GAP, GROUP_GAP, LABEL, CAPTION = 168, 10, 34, 250, 28
-PER_GROUP = 4
-TRUE = "from the truth"
+PER_GROUP = 2
+RANDOM = "drawn at random"
+TRUE = "from the true embedding"
+_KEYS = ["subject", "stimulus_id"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,14 @@ class Grid:
 
     Parameters
     ----------
+    how, reading
+        How the trials were chosen, and how the lines are to be read.
     groups
-        Word and number of columns: ("best", 4), ("middle", 4), ("worst", 4).
+        Word and number of columns: ("best", 2), ("middle", 2), ...
     trials
         Subject, stimulus and score of every column, in order.
+    heads
+        What stands above each column.
     colours
         Decoder -> its colour.
     """
@@ -64,6 +72,8 @@ class Grid:
     study: str
     title: str
     how: str
+    reading: list[str]
+    heads: list[str]
     groups: list[tuple[str, int]]
     trials: pd.DataFrame
     colours: Mapping[str, str]
@@ -132,63 +142,62 @@ def _retrieve(member: Member, space: str) -> pd.DataFrame | None:
 
 
 def score_trials(results: Results, study: str) -> tuple[pd.DataFrame, str] | None:
-    """Return subject, stimulus_id, row, score, tie of every test image of a study, best first, and what was ranked by.
+    """Return subject, stimulus_id, score, tie of every test image of a study, best first, and what was ranked by.
 
-    A stimulus with several rows (repeats of a cross-validation) has the mean of their scores, and shows the first.
+    A stimulus with several rows (repeats of a cross-validation) has the mean of their scores.
     """
     member, column = results.main(study), results.headline(study)
-    predictions = member.predictions("decoded")
-    if predictions is None or column is None:
+    if column is None:
         return None
-    retrieval = None if not column.gallery else _retrieval(member, column.space)
+    retrieval = _retrieval(member, column.space) if column.gallery and column.of != IMAGES else None
+    name = decoder_label(member.decoder)
     if retrieval is not None and column.direction != "brain_from_image":
         table = retrieval.assign(score=retrieval["rank"], tie=-retrieval["similarity"])
-        by = (f"the rank {decoder_label(member.decoder)} gave the seen image among {retrieval['gallery'].max()} (ties: "
-              "by similarity)")
+        by = f"the rank {name} gave the seen image among {retrieval['gallery'].max()} (ties: by similarity)"
         lower = True
     else:
-        values = _row_scores(results, member, metric=column.metric, space=column.space, direction=column.direction)
+        values = _trial_scores(results, member, column)
         if values is None:
             return None
-        table = predictions.rows.assign(score=values, tie=0.0)
-        by = f"the {metric_label(column.metric)} {decoder_label(member.decoder)} reached"
-        lower = is_lower_better(column.metric)
-    table = table.assign(row=np.arange(len(table)))
-    trials = table.groupby(["subject", "stimulus_id"], sort=False).agg(
-        score=("score", "mean"), tie=("tie", "mean"), row=("row", "first")).reset_index()
+        table = values.rename("score").reset_index().assign(tie=0.0)
+        by, lower = f"the {metric_label(column.metric)} {name} reached", is_lower_better(column.metric)
+    trials = table.groupby(_KEYS, sort=False).agg(score=("score", "mean"), tie=("tie", "mean")).reset_index()
     trials = trials[np.isfinite(trials["score"])]
     trials = trials.assign(key=trials["score"] if lower else -trials["score"])
     return trials.sort_values(["key", "tie"], kind="stable", ignore_index=True), by
 
 
-def _row_scores(results: Results, member: Member, *, metric: str, space: str | None, direction: str
-                ) -> np.ndarray | None:
-    """Return a score for every row of the decoded predictions of a member, NaN where there is none."""
-    table, predictions = results.scores, member.predictions("decoded")
-    if table is None or predictions is None or "row" not in table:
+def _trial_scores(results: Results, member: Member, column: Column) -> pd.Series | None:
+    """Return the mean score of every (subject, stimulus_id) a member decoded; of pictures, by the first generator."""
+    table = results.scores
+    if table is None:
         return None
     found = table[(table["study"] == member.study) & (table["decoder"] == member.decoder)
-                  & (table["condition"] == "decoded") & (table["metric"] == metric)
-                  & (table["direction"] == direction) & ~table["transductive"]]
-    if space is not None:
-        found = found[found["space"] == space]
-    found = found[found["repetitions"] == found["repetitions"].max()].drop_duplicates("row")
-    values = np.full(len(predictions.rows), np.nan)
-    rows = found["row"].to_numpy(dtype=int)
-    keep = rows < len(values)
-    values[rows[keep]] = found["value"].to_numpy()[keep]
-    return values if np.isfinite(values).any() else None
+                  & (table["condition"] == "decoded") & (table["metric"] == column.metric)
+                  & (table["space"] == column.space) & (table["direction"] == column.direction)
+                  & (table["of"] == column.of) & ~table["transductive"] & np.isfinite(table["value"])]
+    if found.empty:
+        return None
+    first = found["generator"].iloc[0]
+    found = found[(found["repetitions"] == found["repetitions"].max()) & (found["generator"] == first)]
+    return found.groupby(_KEYS, sort=False)["value"].mean()
 
 
 def choose(trials: pd.DataFrame, *, per_group: int = PER_GROUP) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
-    """Take the best, the middle and the worst of trials that are sorted best first; none twice."""
+    """Take the best, the middle and the worst of trials that are sorted best first, and some of the rest at random.
+
+    The random ones come first; none is taken twice, and the same trials give the same choice.
+    """
     n = len(trials)
-    k = min(per_group, n // 3)
+    k = min(per_group, n // 4)
     if k == 0:
         return trials, [("all", n)]
     middle = min(max((n - k) // 2, k), n - 2 * k)
     places = [*range(k), *range(middle, middle + k), *range(n - k, n)]
-    return trials.iloc[places].reset_index(drop=True), [("best", k), ("middle", k), ("worst", k)]
+    rest = np.setdiff1d(np.arange(n), places)
+    drawn = np.random.default_rng(0).choice(rest, k, replace=False)
+    chosen = trials.iloc[[*drawn, *places]].reset_index(drop=True)
+    return chosen, [(RANDOM, k), ("best", k), ("middle", k), ("worst", k)]
 
 
 def build_grid(results: Results, study: str) -> Grid | None:
@@ -198,146 +207,112 @@ def build_grid(results: Results, study: str) -> Grid | None:
     prepared = main.prepared
     if scored is None or prepared is None or not (prepared.folder / "images.npy").exists() or scored[0].empty:
         return None
-    trials, groups = choose(scored[0])
+    ranked, by = scored
+    pictures = main.reconstructions("decoded")
+    if pictures is not None:
+        shown = pd.MultiIndex.from_frame(pictures.index[_KEYS])
+        ranked = ranked[pd.MultiIndex.from_frame(ranked[_KEYS]).isin(shown)].reset_index(drop=True)
+    if ranked.empty:
+        return None
+    trials, groups = choose(ranked)
     simulated = "simulated " if results.is_simulated(study) else ""
-    n_subjects = scored[0]["subject"].nunique()
-    how = (f"All {count(len(scored[0]), 'test image')} of {count(n_subjects, simulated + 'subject')} were "
-           f"sorted by {scored[1]}; shown are the first, the middle and the last of that order, none picked by hand.")
-    several = n_subjects > 1
-    images = prepared.stimuli_of(trials["stimulus_id"]).images()
-    lines = [Line("stimulus", "what was seen",
-                  [Tile(i, str(s) if several else "") for i, s in zip(images, trials["subject"], strict=True)])]
+    n_subjects = ranked["subject"].nunique()
+    what = "decoded images of which pictures were made" if len(ranked) < len(scored[0]) else "decoded test images"
+    how = (f"The {len(ranked)} {what} ({count(n_subjects, simulated + 'subject')}) were sorted by {by}; shown are the "
+           "first, the middle and the last of that order, and before them some drawn at random from the rest with a "
+           "fixed seed. None was picked by hand.")
+    stimuli = prepared.stimuli_of(trials["stimulus_id"])
+    said = main.captions("decoded") is not None
+    words = [str(c[0]) if said and c is not None and len(c) else "" for c in stimuli.table["captions"]]
+    lines = [Line("stimulus", "what was seen", [Tile(i, w) for i, w in zip(stimuli.images(), words, strict=True)])]
+    tiles = _made(main, trials, condition="true")
+    if tiles:
+        lines.append(Line("ceiling", f"{generator_label(_first(main))} {TRUE}", tiles))
     column = results.headline(study)
     assert column is not None, "trials were ranked without a headline"
     for member in results.members_of(study):
-        lines += _member_lines(results, member, trials, space=column.space if column.gallery else "")
-    true = next((m for m in results.members_of(study) if m.reconstructions("true") is not None), None)
-    if true is not None:
-        pictures = true.reconstructions("true")
-        tiles = _reconstructed(pictures, trials) if pictures is not None else None
-        if tiles is not None:
-            lines.append(Line("reconstruction", TRUE, tiles))
+        lines += _member_lines(results, member, trials, only_first=member is not main)
+    if column.gallery and column.of != IMAGES:
+        lines += _retrieved(main, trials, space=column.space)
     title = f"{study}: {modality_label(main.modality)} of {count(n_subjects, simulated + 'subject')}"
-    return Grid(study=study, title=title, how=how, groups=groups, trials=trials,
-                colours=colours(results.decoders), lines=lines)
+    heads = trials["subject"].tolist() if n_subjects > 1 else [""] * len(trials)
+    return Grid(study=study, title=title, how=how, reading=_reading(lines, said=said), heads=heads, groups=groups,
+                trials=trials, colours=colours(results.decoders), lines=lines)
 
 
-def _member_lines(results: Results, member: Member, trials: pd.DataFrame, *, space: str) -> list[Line]:
+def _first(member: Member) -> str:
+    return next(iter(member.generators("reconstructions")), "")
+
+
+def _reading(lines: Sequence[Line], *, said: bool) -> list[str]:
+    """Return how the lines of a grid are to be read."""
+    found = ["Each column is one test image: what was seen, and below it what was made of the recordings."]
+    if any(line.label == "ceiling" for line in lines):
+        found.append("“Ceiling”: the picture from the true embedding, as if decoding were perfect.")
+    if said:
+        found.append("Below the stimulus one of its captions, below a picture the caption decoded with it.")
+    if any(line.sub.startswith("nearest of") for line in lines):
+        found.append("“Nearest”: the test image whose embedding is most like the decoded one, with the rank the seen "
+                     "image got (framed where it came first); it is found, not made.")
+    return found
+
+
+def _member_lines(results: Results, member: Member, trials: pd.DataFrame, *, only_first: bool) -> list[Line]:
+    """Return the lines of what one decoder's embeddings became, one for each generator."""
     lines = []
-    name = decoder_label(member.decoder)
-    predictions, pictures = member.predictions("decoded"), member.reconstructions("decoded")
-    if pictures is not None:
-        values, metric = None, ""
-        for metric in dict.fromkeys((member.headline["metric"], "ssim", "pixcorr")):
-            values = _row_scores(results, member, metric=metric, space=None, direction="")
-            if values is not None:
-                break
-        captions = [""] * len(trials)
-        if values is not None and predictions is not None:
-            table = predictions.rows.assign(score=values).groupby(["subject", "stimulus_id"])["score"].first()
-            found = [table.get((s, i), math.nan) for s, i in zip(trials["subject"], trials["stimulus_id"], strict=True)]
-            captions = [f"{metric_label(metric)} {number(v, metric=metric)}" if math.isfinite(v) else "" for v in found]
-        tiles = _reconstructed(pictures, trials, captions=captions)
-        if tiles is not None:
-            lines.append(Line(name, "reconstruction", tiles, decoder=member.decoder))
-    retrieval = _retrieval(member, space) if space else None
-    prepared = results.main(member.study).prepared
-    if retrieval is not None and prepared is not None:
-        table = retrieval.drop_duplicates(["subject", "stimulus_id"]).set_index(["subject", "stimulus_id"])
-        keys = list(zip(trials["subject"], trials["stimulus_id"], strict=True))
-        if all(key in table.index for key in keys):
-            found = table.loc[keys]
-            images = prepared.stimuli_of(found["retrieved"].tolist()).images()
-            lines.append(Line(name, f"nearest of {found['gallery'].max()}", decoder=member.decoder, tiles=[
-                Tile(image, f"true: rank {rank:g}", right=rank == 1)
-                for image, rank in zip(images, found["rank"], strict=True)]))
+    for generator in member.generators("reconstructions")[:1 if only_first else None]:
+        tiles = _made(member, trials, condition="decoded", generator=generator)
+        if tiles and generator == _first(member) and not any(tile.caption for tile in tiles):
+            tiles = [Tile(t.image, c) for t, c in zip(tiles, _marks(results, member, trials), strict=True)]
+        if tiles:
+            lines.append(Line(decoder_label(member.decoder), generator_label(generator), tiles, decoder=member.decoder))
     return lines
 
 
-def _reconstructed(pictures: Reconstructions, trials: pd.DataFrame, *, captions: Sequence[str] | None = None
-                   ) -> list[Tile] | None:
-    """Return the first reconstruction of every trial; None where the index does not say whose they are."""
-    if not {"subject", "stimulus_id"} <= set(pictures.index.columns):
-        log.warning("report: index.parquet of %s names no subject and stimulus_id; left out of the grid",
-                    pictures.folder.name)
-        return None
-    index = pictures.index.reset_index(drop=True)
-    first = index.assign(place=index.index).drop_duplicates(["subject", "stimulus_id"])
-    places = first.set_index(["subject", "stimulus_id"])["place"]
+def _marks(results: Results, member: Member, trials: pd.DataFrame) -> list[str]:
+    """Return a score of every picture, in words."""
+    columns = results.columns(member.study, of=IMAGES)
+    wanted = (member.headline["metric"], "ssim", "pixcorr")
+    column = next((c for m in wanted for c in columns if c.metric == m and not c.direction), None)
+    values = None if column is None else _trial_scores(results, member, column)
+    if column is None or values is None:
+        return [""] * len(trials)
+    return [f"{metric_label(column.metric)} {number(values[key], metric=column.metric)}" if key in values.index else ""
+            for key in _keys(trials)]
+
+
+def _keys(trials: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(trials["subject"], trials["stimulus_id"], strict=True))
+
+
+def _retrieved(member: Member, trials: pd.DataFrame, *, space: str) -> list[Line]:
+    """Return the line of the gallery images nearest to what was decoded."""
+    retrieval, prepared = _retrieval(member, space), member.prepared
+    if retrieval is None or prepared is None:
+        return []
+    found = retrieval.drop_duplicates(_KEYS).set_index(_KEYS).loc[_keys(trials)]
+    images = prepared.stimuli_of(found["retrieved"].tolist()).images()
+    return [Line(decoder_label(member.decoder), f"nearest of {found['gallery'].max()}", decoder=member.decoder, tiles=[
+        Tile(image, f"true: rank {rank:g}", right=rank == 1)
+        for image, rank in zip(images, found["rank"], strict=True)])]
+
+
+def _made(member: Member, trials: pd.DataFrame, *, condition: str, generator: str | None = None) -> list[Tile]:
+    """Return the first picture of every trial, by the first generator with its caption; empty where there is none."""
+    pictures = member.reconstructions(condition, generator)
+    if pictures is None:
+        return []
+    places = _places(pictures)
+    captions = member.captions(condition) if generator in (None, _first(member)) else None
+    said = {} if captions is None else _places(captions)
     tiles = []
-    for i, key in enumerate(zip(trials["subject"], trials["stimulus_id"], strict=True)):
-        image = pictures.images([int(places[key])])[0] if key in places.index else None
-        tiles.append(Tile(image, captions[i] if captions else ""))
-    return tiles if any(t.image is not None for t in tiles) else None
+    for key in _keys(trials):
+        image = pictures.images([places[key]])[0] if key in places else None
+        tiles.append(Tile(image, captions.captions([said[key]])[0] if captions is not None and key in said else ""))
+    return tiles if any(tile.image is not None for tile in tiles) else []
 
 
-def draw_grid(grid: Grid) -> Image:
-    """Draw a grid: groups of trials side by side, lines below each other, on white."""
-    from PIL import Image, ImageDraw
-
-    n = len(grid.trials)
-    left, top = 28 + LABEL, 128
-    heights = [CELL + (CAPTION if any(t.caption for t in line.tiles) else 0) + GAP for line in grid.lines]
-    width = left + n * (CELL + GAP) + (len(grid.groups) - 1) * GROUP_GAP + 28
-    canvas = Image.new("RGB", (width, top + sum(heights) + 18), "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.text((28, 24), grid.title, fill="#222222", font=_font(30, bold=True))
-    columns, x = [], left
-    for word, size in grid.groups:
-        end = x + size * (CELL + GAP) - GAP
-        draw.text(((x + end) / 2, 90), word, fill="#444444", font=_font(26), anchor="ms")
-        draw.line([(x, 106), (end, 106)], fill="#999999", width=2)
-        columns += [x + i * (CELL + GAP) for i in range(size)]
-        x = end + GROUP_GAP
-    y = top
-    for line, height in zip(grid.lines, heights, strict=True):
-        colour = grid.colours.get(line.decoder, "#444444")
-        draw.rectangle([28, y, 34, y + CELL], fill=colour)
-        draw.text((48, y + CELL / 2 - 18), line.label, fill="#222222", font=_font(26, bold=True), anchor="lm")
-        draw.text((48, y + CELL / 2 + 18), line.sub, fill="#666666", font=_font(21), anchor="lm")
-        for x, tile in zip(columns, line.tiles, strict=True):
-            if tile.image is None:
-                draw.rectangle([x, y, x + CELL - 1, y + CELL - 1], fill="#F2F2F2")
-                draw.text((x + CELL / 2, y + CELL / 2), "none", fill="#999999", font=_font(20), anchor="mm")
-            else:
-                canvas.paste(_fit(tile.image), (x, y))
-            if tile.right:
-                draw.rectangle([x - 5, y - 5, x + CELL + 4, y + CELL + 4], outline=colour, width=5)
-            if tile.caption:
-                draw.text((x + CELL / 2, y + CELL + 8), _shorten(tile.caption), font=_font(19, bold=tile.right),
-                          fill=colour if tile.right else "#666666", anchor="mt")
-        y += height
-    return canvas
-
-
-def save_grids(grids: Sequence[Image], path: Path) -> None:
-    """Write grids below each other into one PNG."""
-    from PIL import Image
-
-    canvas = Image.new("RGB", (max(g.width for g in grids), sum(g.height for g in grids)), "white")
-    y = 0
-    for grid in grids:
-        canvas.paste(grid, (0, y))
-        y += grid.height
-    canvas.save(path)
-
-
-def _fit(image: np.ndarray) -> Image:
-    from PIL import Image
-
-    # the pixels of tiny images are worth seeing; larger ones look better smoothed
-    how = Image.Resampling.NEAREST if max(image.shape[:2]) <= 32 else Image.Resampling.BICUBIC
-    return Image.fromarray(image).convert("RGB").resize((CELL, CELL), how)
-
-
-def _shorten(text: str, *, length: int = 17) -> str:
-    return text if len(text) <= length else text[:length - 1] + "…"
-
-
-@functools.lru_cache(maxsize=8)
-def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
-    from matplotlib.font_manager import FontProperties, findfont
-    from PIL import ImageFont
-
-    return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")), size)
-
+def _places(made: Reconstructions | Captions) -> dict[tuple[str, str], int]:
+    """Return (subject, stimulus_id) -> its first line."""
+    table = made.index if isinstance(made, Reconstructions) else made.table
+    return {key: i for i, key in reversed(list(enumerate(_keys(table))))}

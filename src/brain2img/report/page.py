@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from brain2img.artifacts import writing
+from brain2img.report.drawing import draw_grid, save_grids
 from brain2img.report.figures import (
     Picture,
     image_uri,
@@ -16,12 +17,13 @@ from brain2img.report.figures import (
     time_course_figures,
     training_figure,
 )
-from brain2img.report.grid import TRUE, build_grid, draw_grid, save_grids
+from brain2img.report.grid import build_grid
+from brain2img.report.made import made_results
 from brain2img.report.reading import Results
 from brain2img.report.recordings import evoked_figure, noise_ceiling_figure, roi_figure
 from brain2img.report.sentences import main_result, warnings_of, what_was_run
 from brain2img.report.style import colours, decoder_label, modality_label
-from brain2img.report.tables import difference_table, score_table
+from brain2img.report.tables import difference_table, score_tables
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +53,11 @@ def write_report(folder: Path) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["tied"] = lambda text: text.replace(" %", "\u00a0%").replace(" ms", "\u00a0ms")
     template = environment.from_string(Path(__file__).with_name("template.html").read_text(encoding="utf-8"))
-    studies = [_study(results, study) for study in results.studies]
+    studies = [_study(results, study, grid=grids.get(study)) for study in results.studies]
     page = template.render(
         name=results.summary.get("name") or results.folder.name,
         created=str(results.summary.get("created") or "").replace("T", " ")[:16],
-        studies=studies, warnings=warnings_of(results), grids=grids,
+        studies=studies, warnings=warnings_of(results), seen=any(s["grid"] or s["made"] for s in studies),
         training=_present(training_figure(results, s) for s in results.studies),
         recordings=_recordings(results), time_courses=time_course_figures(results),
         repetitions=repetitions_figures(results), differences=difference_table(results),
@@ -71,17 +73,18 @@ def _present(pictures: Any) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def _study(results: Results, study: str) -> dict[str, Any]:
+def _study(results: Results, study: str, *, grid: Picture | None) -> dict[str, Any]:
     main = results.main(study)
     return {"name": study, "modality": modality_label(main.modality), "facts": what_was_run(results, study),
-            "sentences": main_result(results, study), "table": score_table(results, study),
-            "figure": scores_figure(results, study)}
+            "grid": grid, "sentences": main_result(results, study), "tables": score_tables(results, study),
+            "made": made_results(results, study), "figure": scores_figure(results, study)}
 
 
-def _grids(results: Results) -> list[Picture]:
+def _grids(results: Results) -> dict[str, Picture]:
+    """Draw the grid of every study that has one; all of them together are ``grid.png``."""
     from PIL import Image
 
-    drawn, pictures = [], []
+    drawn, pictures = [], {}
     for study in results.studies:
         grid = build_grid(results, study)
         if grid is None:
@@ -89,14 +92,8 @@ def _grids(results: Results) -> list[Picture]:
         image = draw_grid(grid)
         drawn.append(image)
         small = image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS)
-        reading = ["Each column is one test image; the rows show what was seen and what each decoder made of it."]
-        if any(line.sub.startswith("nearest") for line in grid.lines):
-            reading.append("“Nearest”: the gallery image whose embedding is most like the decoded one, with the rank "
-                           "the seen image got (framed where it came first).")
-        if any(line.sub == TRUE for line in grid.lines):
-            reading.append("“From the truth”: the reconstruction from the true embedding, as if decoding were perfect.")
-        pictures.append(Picture(image_uri(small, kind="WEBP"), f"Grid of stimuli and reconstructions, {study}",
-                                title=study, min_width=820, caption=" ".join([grid.how, *reading])))
+        pictures[study] = Picture(image_uri(small, kind="WEBP"), f"Grid of stimuli and reconstructions, {study}",
+                                  title=study, min_width=820, caption=" ".join([grid.how, *grid.reading]))
     if drawn:
         save_grids(drawn, results.folder / "grid.png")
     return pictures

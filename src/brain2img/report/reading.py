@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import Predictions, Reconstructions, read_manifest
+from brain2img.artifacts import Captions, Predictions, Reconstructions, read_manifest
 from brain2img.data.prepared import PreparedStudy
-from brain2img.report.style import BASELINE, CEILING, MEAN, Column
+from brain2img.report.style import BASELINE, CEILING, MEAN, STIMULI, Column
 
 log = logging.getLogger(__name__)
 
-RECORD_KEYS = ("study", "subject", "modality", "decoder", "condition", "space", "metric", "direction", "gallery",
-               "repetitions", "transductive", "circular", "value", "low", "high", "n", "chance", "chance_kind")
-DIFFERENCE_KEYS = ("study", "subject", "metric", "space", "direction", "decoder", "baseline", "value", "low", "high",
-                   "n")
-_TEXT = ("study", "subject", "modality", "decoder", "baseline", "condition", "space", "metric", "direction",
-         "chance_kind")
+RECORD_KEYS = ("study", "subject", "modality", "decoder", "condition", "of", "generator", "space", "metric",
+               "direction", "gallery", "repetitions", "transductive", "circular", "value", "low", "high", "n", "chance",
+               "chance_kind")
+DIFFERENCE_KEYS = ("study", "subject", "of", "generator", "metric", "space", "direction", "circular", "decoder",
+                   "baseline", "value", "low", "high", "n")
+_TEXT = ("study", "subject", "modality", "decoder", "baseline", "condition", "of", "generator", "space", "metric",
+         "direction", "chance_kind")
 _WHOLE = ("gallery", "repetitions", "n")
 _FLAGS = ("transductive", "circular")
-_KIND = ["study", "subject", "decoder", "condition", "space", "metric", "direction", "gallery", "transductive"]
+_KIND = ["study", "subject", "decoder", "condition", "of", "generator", "space", "metric", "direction", "gallery",
+         "transductive"]
 
 
 def tidy(table: pd.DataFrame, keys: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -97,15 +99,29 @@ class Member:
 
     def predictions(self, condition: str) -> Predictions | None:
         """Return the predictions of a condition."""
-        return self.kept(f"predictions {condition}", lambda: self._open(Predictions, "predictions", condition))
+        path = (self.entry.get("predictions") or {}).get(condition)
+        return self.kept(f"predictions {condition}", lambda: self._open(Predictions, path))
 
-    def reconstructions(self, condition: str) -> Reconstructions | None:
-        """Return the reconstructed images of a condition."""
-        return self.kept(f"images {condition}", lambda: self._open(Reconstructions, "reconstructions", condition))
+    def generators(self, stage: str) -> list[str]:
+        """Return the keys of what made "reconstructions" or "captions", the one chosen first in front."""
+        return list(self.entry.get(stage) or {})
 
-    def _open(self, kind: type, key: str, condition: str) -> Any:
-        path = self._path((self.entry.get(key) or {}).get(condition))
-        return None if path is None else kind(path)
+    def reconstructions(self, condition: str, generator: str | None = None) -> Reconstructions | None:
+        """Return the reconstructed images of a condition, by the first reconstructor unless another is named."""
+        return self._made(Reconstructions, "reconstructions", condition, generator)
+
+    def captions(self, condition: str, generator: str | None = None) -> Captions | None:
+        """Return the captions of a condition, by the first captioner unless another is named."""
+        return self._made(Captions, "captions", condition, generator)
+
+    def _made(self, kind: type, stage: str, condition: str, generator: str | None) -> Any:
+        key = next(iter(self.generators(stage)), "") if generator is None else generator
+        path = (self.entry.get(stage) or {}).get(key, {}).get(condition)
+        return self.kept(f"{stage} {key} {condition}", lambda: self._open(kind, path))
+
+    def _open(self, kind: type, path: str | None) -> Any:
+        found = self._path(path)
+        return None if found is None else kind(found)
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what `make` gave when it was first asked for under this key."""
@@ -176,7 +192,8 @@ class Results:
         self.records = most_repetitions(self.all_records)
         self._index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for r in _dicts(self.records):
-            key = tuple(r[k] for k in ("study", "decoder", "condition", "metric", "direction", "transductive"))
+            key = tuple(r[k] for k in ("study", "decoder", "condition", "of", "metric", "direction",
+                                       "transductive"))
             self._index.setdefault(key, []).append(r)
         self.differences = tidy(pd.DataFrame(self.summary.get("differences") or []), DIFFERENCE_KEYS)
         self.scores = self._table("scores")
@@ -215,11 +232,19 @@ class Results:
         """Tell whether an ideal observer is known, which only a simulated study has."""
         return bool(((self.records["study"] == study) & (self.records["decoder"] == CEILING)).any())
 
-    def columns(self, study: str) -> list[Column]:
-        """Return all kinds of score of a study; the headline first, then those of its space."""
-        table = self.records[(self.records["study"] == study) & (self.records["decoder"] != CEILING)]
+    def generators(self, study: str, of: str) -> list[str]:
+        """Return the keys of what made the "images" or "captions" of a study, the main one first."""
+        table = self.records
+        found = table[(table["study"] == study) & (table["of"] == of) & (table["decoder"] != STIMULI)]
+        return list(dict.fromkeys(found["generator"]))
+
+    def columns(self, study: str, *, of: str | None = None) -> list[Column]:
+        """Return all kinds of score of a study (only those about `of`); the headline first, then those of its space."""
+        table = self.records[(self.records["study"] == study) & ~self.records["decoder"].isin([CEILING, STIMULI])]
+        table = table if of is None else table[table["of"] == of]
         kinds = table[list(Column._fields)].drop_duplicates()
-        found = [Column(str(s), str(m), str(d), int(g), bool(t)) for s, m, d, g, t in kinds.itertuples(index=False)]
+        found = [Column(str(s), str(m), str(d), int(g), bool(t), str(o))
+                 for s, m, d, g, t, o in kinds.itertuples(index=False)]
         head = self.main(study).headline
 
         def place(column: Column) -> tuple[bool, ...]:
@@ -230,16 +255,25 @@ class Results:
         return sorted(found, key=place)
 
     def headline(self, study: str) -> Column | None:
-        """Return the kind of score the study is judged by, with the largest gallery; None where it has no record."""
+        """Return the kind of score the study is judged by, with the largest gallery; None where it has no record.
+
+        A circular score is never the one.
+        """
         head = self.main(study).headline
         found = [c for c in self.columns(study) if not c.transductive and c.metric == head["metric"]
-                 and c.direction == head["direction"]]
+                 and c.direction == head["direction"] and not self.is_circular(study, c)]
         # the space of an image metric may be written as "" or as the space the images were decoded in
         found = [c for c in found if c.space == head["space"]] or found
         return max(found, key=lambda c: c.gallery, default=None)
 
+    def is_circular(self, study: str, column: Column) -> bool:
+        """Tell whether a kind of score is circular for any decoder of a study."""
+        table = self.records
+        kind = np.logical_and.reduce([table[key] == value for key, value in zip(Column._fields, column, strict=True)])
+        return bool(table.loc[kind & (table["study"] == study), "circular"].any())
+
     def record(self, study: str, decoder: str, *, column: Column, condition: str = "decoded",
-               subject: str | None = None) -> dict[str, Any] | None:
+               subject: str | None = None, generator: str | None = None) -> dict[str, Any] | None:
         """Return one record, or None.
 
         Parameters
@@ -248,8 +282,13 @@ class Results:
             Which score. The ceiling is found in whatever space it stands.
         subject
             Name of a subject; None takes the mean over subjects, or the only subject.
+        generator
+            Key of the reconstructor or captioner; None takes the first that has the score.
         """
-        found = self._index.get((study, decoder, condition, column.metric, column.direction, column.transductive), [])
+        found = self._index.get((study, decoder, condition, column.of, column.metric, column.direction,
+                                 column.transductive), [])
+        if generator is not None and decoder != STIMULI:
+            found = [r for r in found if r["generator"] == generator]
         if decoder != CEILING:
             found = [r for r in found if r["space"] == column.space and r["gallery"] == column.gallery]
         else:
@@ -261,7 +300,8 @@ class Results:
         """Return the paired difference of a decoder to the baseline, or None."""
         table = self.differences
         found = table[(table["study"] == study) & (table["decoder"] == decoder) & (table["metric"] == column.metric)
-                      & (table["space"] == column.space) & (table["direction"] == column.direction)]
+                      & (table["space"] == column.space) & (table["direction"] == column.direction)
+                      & (table["of"] == column.of)]
         return _of_subject(_dicts(found), subject)
 
 

@@ -13,15 +13,20 @@ import numpy as np
 from brain2img.report.reading import Member, Results
 from brain2img.report.style import (
     BASELINE,
+    CAPTIONS,
     CEILING,
     CONDITION_LABELS,
     CONTROLS,
+    EMBEDDINGS,
+    IMAGES,
     MEAN,
+    STIMULI,
     Column,
     between,
     column_label,
     count,
     decoder_label,
+    generator_label,
     interval,
     is_lower_better,
     listing,
@@ -85,15 +90,20 @@ def what_was_run(results: Results, study: str) -> list[str]:
         lines.append(f"{modality} of {count(len(subjects), simulated + 'subject')}.")
     names = [decoder_label(m.decoder) + (" (the linear baseline)" if m.is_baseline else "") for m in members]
     lines.append(f"{'Decoders' if len(names) > 1 else 'Decoder'}: {listing(names)}.")
-    columns = results.columns(study)
-    galleries = sorted({c.gallery for c in columns if c.gallery > 1})
-    table = results.records[(results.records["study"] == study) & (results.records["decoder"] != CEILING)]
+    galleries = sorted({c.gallery for c in results.columns(study, of=EMBEDDINGS) if c.gallery > 1})
+    table = results.records[(results.records["study"] == study)
+                            & ~results.records["decoder"].isin([CEILING, STIMULI])]
     if galleries:
         lines.append(f"Retrieval from a gallery of {listing(str(g) for g in galleries)} images, each there once.")
     repetitions = sorted(set(table["repetitions"]) - {0})
     if repetitions:
         lines.append("Scored on single trials." if repetitions == [1] else
                      f"Signals averaged over {between(repetitions)} repetitions of a test image before decoding.")
+    for of, word in ((IMAGES, "Pictures"), (CAPTIONS, "Captions")):
+        makers = [generator_label(g) for g in results.generators(study, of)]
+        if makers:
+            n = between(table.loc[(table["of"] == of) & (table["subject"] != MEAN), "n"])
+            lines.append(f"{word} by {listing(makers)}, of {n} test images per subject.")
     controls = [CONDITION_LABELS[c] for c in CONTROLS if (table["condition"] == c).any()]
     if controls:
         lines.append(f"Controls, which know nothing of the image: {listing(controls)}.")
@@ -175,6 +185,10 @@ def main_result(results: Results, study: str) -> list[str]:
     column = results.headline(study)
     members = results.members_of(study)
     if column is None:
+        head = results.main(study).headline["metric"]
+        if any(c.metric == head and results.is_circular(study, c) for c in results.columns(study)):
+            return [f"{metric_label(head)} is circular here, so it is no result, and no other headline was chosen: see "
+                    "the warnings."]
         return ["The headline score is missing from the records."]
     lines = []
     subjects = results.subjects(study)
@@ -216,8 +230,6 @@ def main_result(results: Results, study: str) -> list[str]:
             lines.append(f"This is not above chance: it shows no information from the brain in {name}'s output.")
         elif span and guess is not None and not is_above(record["low"], record["high"], guess["value"], metric=metric):
             lines.append("This is no better than giving the mean for every image.")
-        if record["circular"]:
-            lines.append("This score is circular and must not be taken as the result: see the warnings.")
         if not member.is_baseline and baseline is not None:
             lines.append(_versus_baseline(results, study, member, column)
                          or f"No paired difference to {decoder_label(BASELINE)} was computed.")
@@ -230,11 +242,11 @@ def warnings_of(results: Results) -> list[Caveat]:
     table = results.records
     circular = table[table["circular"] & (table["condition"] == "decoded")]
     if len(circular):
-        names = listing(sorted({f"{metric_label(r.metric)}{f' in {r.space}' if r.space else ''}"
+        names = listing(sorted({f"{metric_label(r.metric)} of {r.of}{f' in {r.space}' if r.space else ''}"
                                 for r in circular.itertuples()}))
         found.append(Caveat("Circular scores", f"Marked ↻ in the tables: {names}. The network behind this score is "
-                              "also a target or a condition of what made the images, which can raise it without any "
-                              "better reading of the brain. Never the headline."))
+                              "also a target of the decoder and a condition of what made the pictures, which can raise "
+                              "it without any better reading of the brain. Never the headline."))
     if table["transductive"].any():
         names = listing(sorted({metric_label(m) for m in table.loc[table["transductive"], "metric"]}))
         found.append(Caveat("Transductive scores", f"Columns headed “transductive” ({names}) use the other test "
@@ -258,9 +270,10 @@ def _controls(results: Results) -> list[Caveat]:
         return []
 
     def line(r: Any) -> str:
-        head, sub = column_label(Column(r.space, r.metric, r.direction, r.gallery, r.transductive))
+        head, sub = column_label(Column(r.space, r.metric, r.direction, r.gallery, r.transductive, r.of))
         who = "mean over subjects" if r.subject == MEAN else r.subject
-        return (f"{r.study}, {who}, {decoder_label(r.decoder)}, {CONDITION_LABELS[r.condition]}: {head} "
+        by = f" by {generator_label(r.generator)}" if r.generator else ""
+        return (f"{r.study}, {who}, {decoder_label(r.decoder)}{by}, {CONDITION_LABELS[r.condition]}: {head} "
                 f"{f'({sub}) ' if sub else ''}{number(r.value, metric=r.metric)}, "
                 f"interval {interval(r.low, r.high, metric=r.metric)}, chance {number(r.chance, metric=r.metric)}")
 
@@ -280,7 +293,7 @@ def _controls(results: Results) -> list[Caveat]:
 def _above_ceiling(results: Results) -> list[Caveat]:
     lines = []
     for study in results.studies:
-        for column in results.columns(study):
+        for column in results.columns(study, of=EMBEDDINGS):
             ceiling = results.record(study, CEILING, column=column)
             if ceiling is None or column.transductive or not math.isfinite(ceiling["value"]):
                 continue

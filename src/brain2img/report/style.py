@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 BASELINE = "ridge"
 CEILING = "ceiling"
+STIMULI = "stimuli"
+"""Name under which the scores of the stimuli themselves stand, as if they had been reconstructed without a fault."""
+EMBEDDINGS, IMAGES, CAPTIONS = "embeddings", "images", "captions"
+"""What a score is about: what was decoded, or the pictures or captions made from that."""
 CONTROLS = ("noise", "shuffled", "mean")
 CONDITIONS = ("decoded", *CONTROLS, "true")
 MEAN = "mean"
@@ -17,13 +21,24 @@ CONDITION_LABELS = {
     "decoded": "decoded", "noise": "noise input", "shuffled": "shuffled pairs", "mean": "mean embedding",
     "true": "true embedding"}
 MODALITY_LABELS = {"fmri": "fMRI", "eeg": "EEG", "meg": "MEG", "mixed": "recordings of several modalities"}
-DECODER_LABELS = {"mindbridge": "MindBridge", "atm": "ATM", CEILING: "ideal observer"}
+DECODER_LABELS = {
+    "mindbridge": "MindBridge", "atm": "ATM", CEILING: "ideal observer", STIMULI: "the stimuli themselves"}
+GENERATOR_LABELS = {
+    "kandinsky": "latent diffusion", "kandinsky_low_level": "latent diffusion, low-level start",
+    "pixels": "decoded pixels"}
 METRIC_LABELS = {
     "top1": "top-1", "top5": "top-5", "two_way": "two-way", "fifty_way": "50-way", "pixcorr": "PixCorr",
-    "ssim": "SSIM", "mse": "MSE", "pcc": "PCC", "attribute_accuracy": "attributes right"}
-PERCENT = ("top", "two_way", "fifty_way", "attribute_accuracy", "accuracy")
+    "ssim": "SSIM", "mse": "MSE", "pcc": "PCC", "attribute_accuracy": "attributes right",
+    "attribute_accuracy/kind": "object right", "named_kind": "object named",
+    "named_kind_and_colour": "object and colour named", "rouge1": "ROUGE-1", "rougeL": "ROUGE-L",
+    **{f"bleu{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)}}
+MADE_METRICS = ("two_way", "attribute_accuracy/kind", "attribute_accuracy/colour", "attribute_accuracy", "pixcorr",
+                "pcc", "ssim", "mse", "named_kind_and_colour", "named_kind", "named_colour", "bleu4", "rougeL")
+"""Scores of pictures and captions in the order in which tables and sentences name them; others follow."""
+PERCENT = ("top", "two_way", "fifty_way", "attribute_accuracy", "accuracy", "named")
 LOWER_IS_BETTER = ("mse", "rmse", "mae", "lpips")
 DIRECTION_LABELS = {"image_from_brain": "image from brain", "brain_from_image": "brain from image"}
+PICTURE_DIRECTIONS = {"image_from_brain": "stimulus from picture", "brain_from_image": "picture from stimulus"}
 
 # Okabe and Ito's colours, which stay apart for every kind of colour blindness
 PALETTE = ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00")
@@ -38,11 +53,17 @@ class Column(NamedTuple):
     direction: str
     gallery: int
     transductive: bool
+    of: str = EMBEDDINGS
 
 
 def decoder_label(decoder: str) -> str:
     """Return how a decoder is called in text."""
     return DECODER_LABELS.get(decoder, decoder.replace("_", " "))
+
+
+def generator_label(generator: str) -> str:
+    """Return how a reconstructor or captioner is called in text, by its key."""
+    return GENERATOR_LABELS.get(generator, generator.replace("_", " "))
 
 
 def modality_label(modality: str) -> str:
@@ -52,7 +73,12 @@ def modality_label(modality: str) -> str:
 
 def metric_label(metric: str) -> str:
     """Return how a metric is written."""
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+    if metric in METRIC_LABELS:
+        return METRIC_LABELS[metric]
+    for start, word in (("attribute_accuracy/", "right"), ("named_", "named")):
+        if metric.startswith(start):
+            return f"{metric.removeprefix(start).replace('_', ' ')} {word}"
+    return metric.replace("_", " ")
 
 
 def is_percent(metric: str) -> bool:
@@ -71,9 +97,11 @@ def column_label(column: Column) -> tuple[str, str]:
     if column.gallery > 1:
         parts.append(f"of {column.gallery}")
     if column.space:
-        parts.append(f"in {column.space}")
-    if column.direction:
-        parts.append(DIRECTION_LABELS.get(column.direction, column.direction))
+        # features of a picture are what a network sees in it; a decoded embedding lies in the space itself
+        parts.append(f"seen by {column.space}" if column.of == IMAGES else f"in {column.space}")
+    if column.direction and (column.of, column.direction) != (IMAGES, "image_from_brain"):
+        labels = PICTURE_DIRECTIONS if column.of == IMAGES else DIRECTION_LABELS
+        parts.append(labels.get(column.direction, column.direction))
     if column.transductive:
         parts.append("transductive")
     arrow = " ↓" if is_lower_better(column.metric) else ""

@@ -30,6 +30,7 @@ def check_command_line() -> None:
         sys.exit(0)
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+").partition("=")
+        group = group.partition("@")[0]
         if not equals or configs / group not in groups or value in ("", "null") or "{" in value:
             continue
         known = _choices(configs / group)

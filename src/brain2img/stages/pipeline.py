@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from brain2img.report.tables import summary_table
+from brain2img.report.summary import summary_table
 from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate, load_summary
 from brain2img.stages.fit_prior import fit_prior

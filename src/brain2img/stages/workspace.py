@@ -17,8 +17,8 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import PARTS, build_data, build_decoder, build_spaces, build_study, plain
 
-LATER = ("headline", "metric", "reconstructor", "prior", "prior_fit", "label", "study_label", "stages",
-         "repetition_curve", "time_course", "baseline")
+LATER = ("headline", "metric", "metric_space", "reconstructor", "prior", "prior_fit", "label", "study_label",
+         "stages", "repetition_curve", "time_course", "baseline")
 """Settings a run remembers for the stages after it."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
 
@@ -70,6 +70,15 @@ def caches(cfg: DictConfig, *, prepared: PreparedStudy) -> dict[str, EmbeddingCa
         read_manifest(folder, what=f"embeddings of space {name!r}")
         found[name] = EmbeddingCache(folder)
     return found
+
+
+def made_folders(cfg: DictConfig, stage: str) -> dict[str, dict[str, Path]]:
+    """Return key -> condition -> finished folder of the "reconstructions" or "captions" of `cfg`, in their order."""
+    makers = plain(cfg.get({"reconstructions": "reconstructor", "captions": "captioner"}[stage])) or {}
+    base = outputs(cfg) / stage / cfg.name
+    found = {key: {c: base / key / c for c in CONDITIONS if (base / key / c / "manifest.json").exists()}
+             for key in makers}
+    return {key: folders for key, folders in found.items() if "decoded" in folders}
 
 
 def training_config(cfg: DictConfig) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
         raise ValueError(f"run {folder}: expected folders fold-<k>_seed-<s>, got "
                          f"{'none in it' if folder.exists() else 'nothing'}. Give run=<folder under outputs/train>.")
     manifest = read_manifest(folders[0], what="run")
-    named = {o.lstrip("+~").split("=")[0].split(".")[0] for o in given}
+    named = {o.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0] for o in given}
     if "study" in named:
         asked = {k: v for k, v in plain(cfg.study).items() if k != "raw"}
         lines = differences(manifest["study"], asked)
