@@ -25,10 +25,10 @@ def finite(values: np.ndarray, *, what: str) -> np.ndarray:
         If a value is NaN or infinite.
     """
     flat = np.ascontiguousarray(values, dtype=np.float32).reshape(len(values), -1)
-    good = np.isfinite(flat).all(axis=1)
-    if not good.all():
-        raise ValueError(f"{what}: expected finite embeddings, got NaN or infinity in {(~good).sum()} of {len(good)} "
-                         f"rows (first: row {np.flatnonzero(~good)[0]}). Look at the decoder that wrote them.")
+    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{what}: expected finite embeddings, got NaN or infinity in {len(bad)} of {len(flat)} rows "
+                         f"(first: row {bad[0]}). Look at the decoder that wrote them.")
     return flat
 
 
