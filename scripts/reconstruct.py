@@ -1,7 +1,7 @@
 """Predictions -> images under outputs/reconstructions.
 
 python scripts/reconstruct.py run=outputs/train/demo/fmri_mindbridge
-python scripts/reconstruct.py run=outputs/train/demo/eeg_atm reconstructor=nearest_training_image overwrite=true
+python scripts/reconstruct.py run=outputs/train/demo/eeg_atm reconstructor=[nearest_training_image]
 """
 
 import hydra

@@ -31,7 +31,7 @@ def _parts(path: Path) -> list[dict]:
     return [content] if "_target_" in content else list(content.values())
 
 
-@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("root", sorted({*ROOTS} - {"train_small_backbones"}))  # that one knows no experiments
 @pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
 def test_every_root_composes_with_every_experiment(composed, root, experiment):
     cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
@@ -48,7 +48,7 @@ def test_every_root_has_a_script_and_the_other_way_round():
 @pytest.mark.parametrize("path", PARTS, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_part_resolves_binds_and_has_a_tiny_version(path):
     group = path.relative_to(CONFIGS).parts[0]
-    if group in ("space", "head", "metric"):
+    if group in ("space", "head", "metric", "reconstructor", "captioner"):
         assert len(yaml.safe_load(path.read_text())) == 1, "one key per file"
     for part in _parts(path):
         cls = get_class(part["_target_"])

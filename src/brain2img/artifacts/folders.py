@@ -17,7 +17,7 @@ from typing import Any
 from brain2img.artifacts.files import digest, write_json
 
 VERSIONED = ("brain2img", "torch", "lightning", "numpy", "scipy", "scikit-learn", "scikit-image", "himalaya", "mne",
-             "open_clip_torch", "pandas", "hydra-core")
+             "open_clip_torch", "diffusers", "transformers", "pandas", "hydra-core")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:

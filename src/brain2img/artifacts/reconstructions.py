@@ -13,7 +13,11 @@ from brain2img.artifacts.folders import read_manifest
 
 
 class Reconstructions:
-    """Images made from predictions, ``reconstructions/<name>/``: ``index.parquet`` and PNG files."""
+    """Images made from predictions, ``reconstructions/<name>/<reconstructor>/<condition>/``.
+
+    ``index.parquet`` has one line per image: subject, stimulus_id, run, draw, `row` (its place in the rows of the
+    predictions), `file` (a PNG beside it) and `picture` (two images with the same one are the same).
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)

@@ -29,9 +29,9 @@ def locate(model: str) -> str:
     return str(own) if "/" not in model and own.is_dir() else str(Path(model).expanduser() if "~" in model else model)
 
 
-def identity(model: str) -> str:
+def identity(model: str, *, subfolder: str = "") -> str:
     """Return an identity of weights: of a local folder its content, wherever it lies; of others their hub id."""
-    folder = Path(locate(model))
+    folder = Path(locate(model)) / subfolder
     if not folder.is_dir():
         return model
     files = [path for kind in ("*.safetensors", "*.json") for path in folder.rglob(kind) if path.name != CONDITION]

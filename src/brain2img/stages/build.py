@@ -17,7 +17,7 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split
-from brain2img.interfaces import Decoder, Metric, Prior, Reconstructor, Space, Study
+from brain2img.interfaces import Captioner, Decoder, Metric, Prior, Reconstructor, Space, Study
 
 TRUSTED = ("brain2img.",)
 PARTS = ("adapter", "encoder", "head", "augmentation", "trainer")
@@ -81,9 +81,14 @@ def build_metrics(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Metric]:
     return {name: build(config) for name, config in plain(cfg["metric"]).items()}
 
 
-def build_reconstructor(cfg: DictConfig | Mapping[str, Any]) -> Reconstructor:
-    """Return the reconstructor."""
-    return build(plain(cfg["reconstructor"]))
+def build_reconstructors(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Reconstructor]:
+    """Return the chosen reconstructors by name."""
+    return {name: build(config) for name, config in plain(cfg["reconstructor"]).items()}
+
+
+def build_captioners(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Captioner]:
+    """Return the chosen captioners by name."""
+    return {name: build(config) for name, config in plain(cfg["captioner"]).items()}
 
 
 def build_data(config: Mapping[str, Any], *, prepared: PreparedStudy, caches: Mapping[str, EmbeddingCache],

@@ -15,12 +15,11 @@ from omegaconf import DictConfig
 from brain2img.artifacts import Captions, Predictions, digest, open_folder, write_json
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner
-from brain2img.stages.apply_prior import conditioned
 from brain2img.stages.build import build_captioners, plain
-from brain2img.stages.making import check_part, fold_run, row_keys
+from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, conditions, outputs
+from brain2img.stages.workspace import FoldRun, outputs
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,7 @@ def caption(cfg: DictConfig) -> list[Path]:
     if not captioners:
         raise ValueError("captioner: expected at least one, got none. Choose some, as in captioner=[prefix_small], or "
                          "leave caption out of stages=[...].")
-    asked = {condition: conditioned(cfg, condition) for condition in conditions(cfg)}
-    for captioner in captioners.values():
-        for predictions in asked.values():
-            check_part(captioner, predictions, group="captioner")
+    asked = asked_predictions(cfg, captioners, group="captioner")
     # popped, so that one model at a time is in memory
     return [path for key in list(captioners) for path in _caption(key, captioners.pop(key), asked, cfg=cfg)]
 

@@ -9,7 +9,7 @@ HELP = """
 Every setting can be given as key=value: name=, seed=, overwrite=true, paths.outputs=<folder>, trainer.max_epochs=5, ...
 --cfg job prints all of them as they would be used; -m with several values runs them one after the other.
 
-Choices (group=choice; space, head and metric take several, as in space=[pixels,attributes]):
+Choices (group=choice; space, head, metric, reconstructor and captioner take several, as in space=[pixels,attributes]):
 """
 
 

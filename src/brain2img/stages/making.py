@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from omegaconf import DictConfig
@@ -10,7 +11,25 @@ from omegaconf import DictConfig
 from brain2img.artifacts import Predictions
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner, Reconstructor
-from brain2img.stages.workspace import FoldRun, fold_order, outputs
+from brain2img.stages.apply_prior import conditioned
+from brain2img.stages.workspace import FoldRun, conditions, fold_order, outputs
+
+
+def asked_predictions(cfg: DictConfig, parts: Mapping[str, Reconstructor | Captioner], *, group: str
+                      ) -> dict[str, Predictions]:
+    """Return condition -> what the chosen reconstructors or captioners (`group`) read, for all that is asked.
+
+    Raises
+    ------
+    ValueError
+        If something is missing, or cannot be used by one of them; before any work, which a prior's samples are too.
+    """
+    asked = conditions(cfg)
+    for condition in asked:
+        predictions = Predictions(outputs(cfg) / "predictions" / cfg.name / condition)
+        for part in parts.values():
+            check_part(part, predictions, group=group)
+    return {condition: conditioned(cfg, condition) for condition in asked}
 
 
 def check_part(part: Reconstructor | Captioner, predictions: Predictions, *, group: str) -> None:

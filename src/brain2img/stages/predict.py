@@ -21,7 +21,7 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, conditions, fold_runs, outputs, relative, test_rows
+from brain2img.stages.workspace import FoldRun, conditions, fixed_order, fold_runs, outputs, relative, test_rows
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def predict(cfg: DictConfig) -> list[Path]:
             continue
         log.info("predict %s of %s", condition, runs[0].manifest["name"])
         if condition == "shuffled":
-            _shuffled(folder, base / "decoded", seed=cfg.seed)
+            _shuffled(folder, base / "decoded")
         elif condition == "mean":
             _mean(folder, runs, split=cfg.predict_split)
         elif condition == "true":
@@ -119,13 +119,13 @@ def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], da
     Predictions.write(folder, rows=rows, specs=specs)
 
 
-def _shuffled(folder: StageFolder, decoded: Path, *, seed: int) -> None:
+def _shuffled(folder: StageFolder, decoded: Path) -> None:
     base = Predictions(decoded)
     rows = base.rows.copy()
-    rng = np.random.default_rng([seed, 4])
     for _, group in rows.groupby(["subject", "run", "draw"]):
-        order = rng.permutation(len(group))
-        # a cyclic shift in random order: every row gets the prediction of another stimulus
+        # a cyclic shift in random order: every row gets the prediction of another stimulus. In that of rendering, so
+        # that where the first n are rendered, all but one of them get a prediction that is rendered anyway
+        order = pd.Index(group["stimulus_id"]).get_indexer(pd.Index(fixed_order(group["stimulus_id"])))
         rows.loc[group.index[order], "array_row"] = group["array_row"].to_numpy()[np.roll(order, 1)]
     Predictions.write(folder.work, rows=rows, specs=base.specs,
                       paths={space: base.array(space)[0] for space in base.specs})

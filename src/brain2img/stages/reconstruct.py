@@ -3,83 +3,138 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from brain2img.artifacts import Predictions, open_folder, safe_name, write_table, writing
+from brain2img.artifacts import Predictions, StageFolder, digest, open_folder, safe_name, write_table, writing
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Reconstructor
-from brain2img.stages.build import build_reconstructor, plain
+from brain2img.stages.build import build_reconstructors, plain
+from brain2img.stages.making import asked_predictions, fold_run, row_keys
+from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, conditions, fold_order, outputs
+from brain2img.stages.workspace import FoldRun, fixed_order, outputs
 
 log = logging.getLogger(__name__)
 
 
 def reconstruct(cfg: DictConfig) -> list[Path]:
-    """Make an image of every row of the predictions, under every asked condition; pictures already made are kept.
+    """Make images of the rows of the predictions by every chosen reconstructor, under every asked condition.
+
+    A picture depends on the reconstructor, the seed and the decoded embedding alone, and is kept under
+    ``cache/pictures/`` by these. So none is made twice: not after a restart, not for shuffled pairs, and the true and
+    mean ones once for all subjects and decoders of a study. Folders hold links to them.
 
     Raises
     ------
     ValueError
-        If the predictions are missing or lack a space that the reconstructor needs.
+        If the predictions are missing or lack a space that a reconstructor needs, if it was trained on another
+        space, or if a batch is too large for memory.
     """
-    folders = []
-    for condition in conditions(cfg):
-        predictions = Predictions(outputs(cfg) / "predictions" / cfg.name / condition)
-        reconstructor = build_reconstructor(cfg)
-        missing = sorted(set(reconstructor.needs) - set(predictions.specs))
-        if missing:
-            raise ValueError(f"predictions {predictions.folder}: expected spaces {list(reconstructor.needs)} for "
-                             f"{type(reconstructor).__name__}, got {sorted(predictions.specs)}. Train with a head for "
-                             f"{missing}, or choose another reconstructor.")
-        folder = open_folder(
-            outputs(cfg) / "reconstructions" / cfg.name / condition, stage="reconstruct",
-            config={"reconstructor": plain(cfg.reconstructor), "seed": cfg.seed, "batch_size": cfg.batch_size},
-            inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
-        folders.append(folder.path)
+    reconstructors = build_reconstructors(cfg)
+    asked = asked_predictions(cfg, reconstructors, group="reconstructor")
+    # popped, so that one model at a time is in memory
+    return [path for key in list(reconstructors) for path in _reconstruct(key, reconstructors.pop(key), asked, cfg=cfg)]
+
+
+def _reconstruct(key: str, reconstructor: Reconstructor, asked: Mapping[str, Predictions], *, cfg: DictConfig
+                 ) -> list[Path]:
+    settings = {"reconstructor": plain(cfg.reconstructor[key]), "weights": reconstructor.uid(), "seed": cfg.seed}
+    store = outputs(cfg) / "cache" / "pictures" / f"{key}-{digest(settings, length=8)}"
+    # all are opened before any work: with overwrite=true a picture made since then is as new as it has to be
+    folders = {condition: open_folder(
+        outputs(cfg) / "reconstructions" / cfg.name / key / condition, stage="reconstruct",
+        config={**settings, "n_stimuli": cfg.reconstruct.n_stimuli},
+        inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
+        for condition, predictions in asked.items()}
+    for condition, folder in folders.items():
         if folder.finished:
-            log.info("reconstruct %s: finished already (%s)", condition, folder.path)
+            log.info("reconstruct %s %s: finished already (%s)", key, condition, folder.path)
             continue
-        log.info("reconstruct %s: %d images by %s", condition, len(predictions.rows), type(reconstructor).__name__)
-        _images(folder.work, predictions, reconstructor, cfg=cfg)
-        folder.finish(condition=condition, study_name=predictions.manifest["study_name"])
-    return folders
+        _images(folder, asked[condition], reconstructor, store=store, cfg=cfg)
+        folder.finish(condition=condition, study_name=asked[condition].manifest["study_name"])
+    return [folder.path for folder in folders.values()]
 
 
-def _images(folder: Path, predictions: Predictions, reconstructor: Reconstructor, *, cfg: DictConfig) -> None:
+def rendered(stimulus_ids: Iterable[str], n: int | None) -> list[str]:
+    """Return the `n` stimuli that are rendered (None for all): the first in an order that is the same for all.
+
+    So the pictures of subjects, decoders and conditions compare.
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"reconstruct.n_stimuli: expected at least 1, or null for all, got {n}. Correct it.")
+    return fixed_order(stimulus_ids)[:n]
+
+
+def _images(folder: StageFolder, predictions: Predictions, reconstructor: Reconstructor, *, store: Path,
+            cfg: DictConfig) -> None:
     rows = predictions.rows
+    rows = rows[rows["stimulus_id"].isin(rendered(rows["stimulus_id"], cfg.reconstruct.n_stimuli))]
+    fits = type(reconstructor).fit is not Reconstructor.fit
+    begun = (folder.work / "started.json").stat().st_mtime if cfg.overwrite else 0.0
+    store.mkdir(parents=True, exist_ok=True)
+    pictures = pd.Series(index=rows.index, dtype=object)
+    for fold in sorted(set(rows["run"])):
+        fitted = fold_run(cfg, predictions, fold) if fits else None
+        mine = rows.index[rows["run"] == fold].to_numpy()
+        pictures[mine] = [store / f"{key}.png" for key in row_keys(
+            predictions, mine, reconstructor.needs, fitted=fitted.manifest["id"] if fitted else "")]
+        new = pictures[mine].drop_duplicates()
+        new = new[[not (path.exists() and path.stat().st_mtime >= begun) for path in new]]
+        log.info("reconstruct %s %s: %d pictures, %d of them new", folder.path.parent.name, folder.path.name,
+                 len(mine), len(new))
+        if fitted and len(new):
+            _fit(reconstructor, fitted)
+        for part in progress(chunks(len(new), cfg.reconstruct.batch_size), description="reconstruct"):
+            _render(new.iloc[part], predictions, reconstructor, seed=cfg.seed)
+    (folder.work / "images").mkdir(exist_ok=True)
     files = [f"images/{i:06d}_{safe_name(f'{subject}_{stimulus}')}.png"
-             for i, (subject, stimulus) in enumerate(zip(rows["subject"], rows["stimulus_id"], strict=True))]
-    (folder / "images").mkdir(exist_ok=True)
-    run = outputs(cfg) / predictions.manifest["run"]
-    folds = sorted(set(rows["run"]))
-    for fold in folds:
-        if type(reconstructor).fit is not Reconstructor.fit:
-            _fit(reconstructor, run, fold, outputs(cfg))
-        places = np.flatnonzero(rows["run"] == fold)
-        for part in progress(chunks(len(places), cfg.batch_size), description="reconstruct"):
-            mine = places[part]
-            if all((folder / files[i]).exists() for i in mine):
-                continue
-            generators = [torch.Generator().manual_seed(int(cfg.seed) * 1_000_003 + int(i)) for i in mine]
-            needed = {space: torch.from_numpy(predictions.embeddings(space, mine)) for space in reconstructor.needs}
-            images = reconstructor.reconstruct(needed, generators=generators)
-            pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            for i, image in zip(mine, pixels, strict=True):
-                with writing(folder / files[i]) as temporary:
-                    Image.fromarray(image).save(temporary, format="PNG", compress_level=1)
-    write_table(folder / "index.parquet", rows[["subject", "stimulus_id", "run", "draw"]].assign(file=files))
+             for i, subject, stimulus in zip(rows.index, rows["subject"], rows["stimulus_id"], strict=True)]
+    for picture, file in zip(pictures, files, strict=True):
+        _link(picture, folder.work / file)
+    write_table(folder.work / "index.parquet", rows[["subject", "stimulus_id", "run", "draw"]].assign(
+        row=rows.index, file=files, picture=[path.stem for path in pictures]))
 
 
-def _fit(reconstructor: Reconstructor, run: Path, fold: int, root: Path) -> None:
+def _render(pictures: pd.Series, predictions: Predictions, reconstructor: Reconstructor, *, seed: int) -> None:
+    """Make the pictures (paths by row of the predictions) and write them."""
+    rows = pictures.index.to_numpy()
+    # by the place in the array, so that a prediction keeps its noise whatever it is paired with
+    generators = [torch.Generator().manual_seed(int(seed) * 1_000_003 + int(place))
+                  for place in predictions.rows["array_row"].to_numpy()[rows]]
+    needed = {space: torch.from_numpy(predictions.embeddings(space, rows)) for space in reconstructor.needs}
+    with fitting(len(rows), key="reconstruct.batch_size"):
+        images = reconstructor.reconstruct(needed, generators=generators)
+    pixels = (images.cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    for path, image in zip(pictures, pixels, strict=True):
+        with writing(path) as temporary:
+            Image.fromarray(image).save(temporary, format="PNG", compress_level=1)
+
+
+def _link(picture: Path, file: Path) -> None:
+    """Let `file` be the picture: a hard link, or a copy where the file system knows none."""
+    file.unlink(missing_ok=True)
+    try:
+        os.link(picture, file)
+    except OSError:
+        shutil.copyfile(picture, file)
+
+
+def _fit(reconstructor: Reconstructor, run: FoldRun) -> None:
     """Show the reconstructor the training stimuli of one fold."""
-    fold_run = FoldRun(sorted(run.glob("fold-*"), key=fold_order)[fold], root)
-    data = fold_run.data()
+    data = run.data()
     ids = sorted(set(data.trials.loc[data.trials["split"] == "train", "stimulus_id"]))
     reconstructor.fit({space: data.target(space, ids) for space in reconstructor.needs},
                       data.study.stimuli_of(ids).images())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import PARTS, build_data, build_decoder, build_spaces, build_study, plain
 
-LATER = ("headline", "metric", "metric_space", "reconstructor", "prior", "prior_fit", "label", "study_label",
-         "stages", "repetition_curve", "time_course", "baseline")
+LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "captioner", "prior", "prior_fit",
+         "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
 """Settings a run remembers for the stages after it."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
 
@@ -36,6 +36,11 @@ def conditions(cfg: DictConfig) -> list[str]:
     if unknown:
         raise ValueError(f"conditions: expected some of {CONDITIONS}, got {unknown}. Correct conditions=[...].")
     return sorted(asked, key=CONDITIONS.index)
+
+
+def fixed_order(stimulus_ids: Iterable[str]) -> list[str]:
+    """Return the distinct stimuli in an order that is random, and the same for all subjects, decoders and seeds."""
+    return sorted(set(stimulus_ids), key=digest)
 
 
 def outputs(cfg: DictConfig) -> Path:
