@@ -99,7 +99,7 @@ def train_autoencoder(*, images: np.ndarray, plan: Plan, work: Path, out: Path) 
         red, green, blue = (y - x).unbind(1)
         chroma = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
         return {"l1": (y - x).abs().mean(), "mse": (y - x).square().mean(), "edges": torch.stack(edges).sum(),
-                "chroma": chroma}
+                "chroma": 2 * chroma}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_decoder autoencoder")
     movq = model.fold(images[np.linspace(0, len(images) - 1, min(2048, len(images))).astype(int)])

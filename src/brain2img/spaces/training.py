@@ -133,13 +133,18 @@ def _save_timm(model: Any, *, architecture: str, args: dict[str, Any], labels: S
                               "num_classes": args["num_classes"]})
 
 
-JUDGE: dict[str, Any] = {"channels": [24, 48, 96, 160], "num_classes": 0}
+JUDGE: dict[str, Any] = {"channels": [32, 64, 128, 192], "num_classes": 0}
 """Architecture of scenes_judge: a residual network, timm's "resnet10t", with these widths."""
+OF_SHAPE, OF_COLOUR = ("kind", "category", "second_kind"), ("colour", "second_colour", "background")
 
 
 def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[str], plan: Plan, work: Path,
                 out: Path) -> None:
     """Train scenes_judge to name the attributes of a scene, and save it in timm's format.
+
+    In half of the pictures the colours are exchanged at random. Kinds are learnt from those alone, and colours from the
+    others: each kind has only five of the ten colours in training, and a network that guesses the kind from the
+    colour would be wrong on every new concept.
 
     Parameters
     ----------
@@ -168,19 +173,31 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
     truth = torch.from_numpy(np.asarray(attributes, dtype=np.float32))
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
-        x = blur(jitter(as_input(images[rows]), generator), generator)
+        recoloured = torch.rand(len(rows), generator=generator) < 0.5
+        x = blur(jitter(recolour(as_input(images[rows]), recoloured, generator), generator), generator)
         y, target = model(x), truth[torch.from_numpy(rows)]
-        terms = {"attributes": torch.zeros(()), "numbers": torch.zeros(())}
+        everything = torch.ones_like(recoloured)
+        terms = {}
         for name, places in fields.items():
+            of = recoloured if name in OF_SHAPE else ~recoloured if name in OF_COLOUR else everything
+            if not of.any():
+                continue
             if labels[places[0]] == name:
-                terms["numbers"] = terms["numbers"] + 10 * nnf.mse_loss(y[:, places], target[:, places])
+                terms[name] = nnf.mse_loss(y[:, places], target[:, places])
             else:
-                terms["attributes"] = terms["attributes"] + nnf.cross_entropy(
-                    y[:, places], target[:, places].argmax(1), label_smoothing=0.05) / len(fields)
-        return terms
+                terms[name] = nnf.cross_entropy(y[of][:, places], target[of][:, places].argmax(1), label_smoothing=0.05)
+        return {name: (1.0 if name in OF_SHAPE else 0.2) * value for name, value in terms.items()}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_judge")
     _save_timm(model, architecture="resnet10t", args=args, labels=labels, out=out)
+
+
+def recolour(x: Tensor, chosen: Tensor, generator: Generator) -> Tensor:
+    """Exchange the colour channels of the `chosen` ``(B,)`` pictures ``(B, 3, h, w)``, and scale each by 0.5 to 1.5."""
+    order = torch.rand(len(x), 3, generator=generator).argsort(dim=1)[..., None, None]
+    gain = 0.5 + torch.rand(len(x), 3, 1, 1, generator=generator)
+    sign = torch.where(torch.rand(len(x), 3, 1, 1, generator=generator) < 0.25, -1.0, 1.0)
+    return torch.where(chosen[:, None, None, None], x.gather(1, order.expand_as(x)) * gain * sign, x)
 
 
 def blur(x: Tensor, generator: Generator) -> Tensor:

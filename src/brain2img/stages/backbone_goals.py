@@ -136,8 +136,9 @@ def _kind(judge: Space, images: np.ndarray, stimuli: Stimuli) -> float:
     """Return the share of pictures ``(n, h, w, 3)`` uint8 whose main object the judge names right."""
     n = len(stimuli)
     shown = Stimuli(stimuli.table, lambda rows: images[list(rows)])
-    found = Decoded(truth=np.arange(n), gallery_ids=tuple(stimuli.table["stimulus_id"]),
-                    features={judge.name: _embed(judge, shown)}, feature_specs={judge.name: judge.spec(stimuli)},
+    read = {judge.name: _embed(judge, shown)}
+    found = Decoded(truth=np.arange(n), gallery_ids=tuple(stimuli.table["stimulus_id"]), features=read,
+                    gallery_features=read, feature_specs={judge.name: judge.spec(stimuli)},
                     gallery_attributes=list(stimuli.table["attributes"]))
     table = AttributeAccuracy(space=judge.name, of="images").score(found)
     return float(table.query("metric.str.endswith('/kind')")["value"].mean())
