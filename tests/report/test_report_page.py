@@ -75,9 +75,9 @@ def test_image_only_study_with_repeats(fake: FakeOutputs):
                         repetitions=1, low=value * 0.9, high=value * 1.1, chance={"mse": 0.09}.get(metric, 0.3))
     fake.scores.append(pd.DataFrame({
         "study": "digits", "subject": "S1", "modality": "fmri", "decoder": "ridge", "condition": "decoded",
-        "space": "",
-        "of": "images", "generator": "pixels", "stimulus_id": [f"test-{i}" for i in range(N_TEST)] * 2, "metric": "ssim",
-        "direction": "", "gallery": 0, "repetitions": 1, "transductive": False, "circular": False, "value": values, "row": np.arange(2 * N_TEST)}))
+        "of": "images", "generator": "pixels", "space": "", "stimulus_id": [f"test-{i}" for i in range(N_TEST)] * 2,
+        "metric": "ssim", "direction": "", "gallery": 0, "repetitions": 1, "transductive": False, "circular": False,
+        "value": values, "row": np.arange(2 * N_TEST)}))
     html = write_report(fake.write()).read_text(encoding="utf-8")
     assert headings(html) == ["What was run", "Main result", "Before you believe it", "What the decoders saw", "Scores",
                               "How to get this again"]

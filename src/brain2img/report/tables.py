@@ -126,12 +126,11 @@ def _note(results: Results, study: str, of: str) -> str:
     """Say how many images the scores of pictures or captions are taken from, beside those that were decoded."""
     table = results.records[(results.records["study"] == study) & (results.records["subject"] != MEAN)]
     n, whole = (table.loc[table["of"] == kind, "n"].max() for kind in (of, EMBEDDINGS))
-    if of == EMBEDDINGS or not n:
+    if of == EMBEDDINGS or not n > 0:
         return ""
     some = f" of the {whole:.0f}" if whole > n else ""
-    return (f"n = {n:.0f}{some} test images of each subject; other stimuli of the two-way choice are taken from the "
-            "same." if any(c.gallery for c in results.columns(study, of=of)) else f"n = {n:.0f}{some} test images of "
-            "each subject.")
+    choice = " Two-way choices are among the same." if any(c.gallery for c in results.columns(study, of=of)) else ""
+    return f"n = {n:.0f}{some} test images of each subject.{choice}"
 
 
 def _alone(results: Results, study: str, decoder: str, *, columns: list[Column], generator: str) -> list[Row]:
