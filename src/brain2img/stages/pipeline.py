@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from brain2img.report.summary import summary_table
+from brain2img.stages.caption import caption
 from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate, load_summary
 from brain2img.stages.fit_prior import fit_prior
@@ -26,7 +27,7 @@ from brain2img.stages.train import train
 log = logging.getLogger(__name__)
 STAGES: dict[str, Callable[[DictConfig], object]] = {
     "prepare": prepare, "embed": embed, "train": train, "predict": predict, "fit_prior": fit_prior,
-    "reconstruct": reconstruct, "repetitions": repetitions, "time_course": time_course}
+    "reconstruct": reconstruct, "caption": caption, "repetitions": repetitions, "time_course": time_course}
 
 
 def pipeline(cfg: DictConfig) -> Path:
