@@ -69,8 +69,8 @@ def test_three_tables(results):
     tables = score_tables(results, "s_fmri")
     assert [t.title for t in tables] == ["What was decoded", "Pictures made from it", "Captions made from it"]
     assert tables[1].heads == [
-        ("two-way", f"of {N_RENDERED}, seen by judge"), ("object right", "seen by judge_attributes"), ("PixCorr", ""),
-        ("two-way", f"of {N_RENDERED}, seen by clip")]
+        ("two-way", f"of {N_RENDERED}, by the judge"), ("object right", "by the judge"), ("PixCorr", ""),
+        ("two-way", f"of {N_RENDERED}, by clip")]
     assert tables[2].heads == [("object and colour named", "")]
     assert tables[1].note.startswith(f"n = {N_RENDERED} of the {N_TEST} test images of each subject")
     assert tables[0].note == ""
@@ -105,17 +105,16 @@ def test_the_best_is_the_best_of_all_generators_and_a_circular_score_never_is(re
 def test_sentences_say_what_the_generator_adds(results):
     lines = made_results(results, "s_fmri")
     assert lines[0] == (
-        "Pictures that latent diffusion makes of what MindBridge decoded: two-way by judge 85 % (95 % interval "
-        "81.9–88.2 %; chance 50 %), object right by judge_attributes 40 % (95 % interval 36.9–43.2 %; chance 4 %) and "
+        "Pictures by latent diffusion of what MindBridge decoded: two-way by the judge 85 % (95 % interval "
+        "81.9–88.2 %; chance 50 %), object right by the judge 40 % (95 % interval 36.9–43.2 %; chance 4 %) and "
         "PixCorr 0.450 (95 % interval 0.419–0.482; chance 0.050); 12 test images per subject.")
-    assert ("Of PixCorr 0.450, the generator alone reaches 0.200 with what was decoded from noise and 0.220 with the "
-            "mean embedding. Ridge in its place reaches 0.350.") in lines
-    assert any(line.startswith("From the true embedding, as if decoding were perfect, it reaches two-way by judge 97 %")
-               for line in lines)
+    assert ("Of PixCorr 0.450, it reaches 0.200 from noise and 0.220 from the mean embedding: so much is the "
+            "generator's own. With ridge in MindBridge's place it is 0.350.") in lines
+    said = " ".join(lines)
+    assert "From the true embedding, as if decoding were perfect, it reaches two-way by the judge 97 %" in said
     assert "The judge names the object of 96 % of the stimuli themselves." in lines
-    assert any(line.startswith("Captions that prefix writes of what MindBridge decoded: object and colour named 30 %")
-               for line in lines)
-    assert not any("99 %" in line for line in lines)
+    assert "Captions by prefix language model of what MindBridge decoded: object and colour named 30 %" in said
+    assert "99 %" not in said
 
 
 def test_differences_by_the_main_generator_stand_in_front(results):
@@ -164,4 +163,4 @@ def test_names():
     assert metric_label("attribute_accuracy/colour") == "colour right"
     assert metric_label("named_second_kind") == "second kind named"
     column = Column("judge", "two_way", "brain_from_image", 12, False, "images")
-    assert column_label(column) == ("two-way", "of 12, seen by judge, picture from stimulus")
+    assert column_label(column) == ("two-way", "of 12, by the judge, picture from stimulus")

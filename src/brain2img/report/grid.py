@@ -186,7 +186,8 @@ def _trial_scores(results: Results, member: Member, column: Column) -> pd.Series
 def choose(trials: pd.DataFrame, *, per_group: int = PER_GROUP) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
     """Take the best, the middle and the worst of trials that are sorted best first, and some of the rest at random.
 
-    The random ones come first; none is taken twice, and the same trials give the same choice.
+    The random ones come first, of stimuli that are not shown yet as far as there are any; no trial is taken twice, and
+    the same trials give the same choice.
     """
     n = len(trials)
     k = min(per_group, n // 4)
@@ -194,8 +195,9 @@ def choose(trials: pd.DataFrame, *, per_group: int = PER_GROUP) -> tuple[pd.Data
         return trials, [("all", n)]
     middle = min(max((n - k) // 2, k), n - 2 * k)
     places = [*range(k), *range(middle, middle + k), *range(n - k, n)]
-    rest = np.setdiff1d(np.arange(n), places)
-    drawn = np.random.default_rng(0).choice(rest, k, replace=False)
+    rest = trials.iloc[np.random.default_rng(0).permutation(np.setdiff1d(np.arange(n), places))]
+    seen = rest["stimulus_id"].isin(trials["stimulus_id"].iloc[places]) | rest["stimulus_id"].duplicated()
+    drawn = trials.index.get_indexer(rest.index[np.argsort(seen, kind="stable")][:k])
     chosen = trials.iloc[[*drawn, *places]].reset_index(drop=True)
     return chosen, [(RANDOM, k), ("best", k), ("middle", k), ("worst", k)]
 
@@ -218,9 +220,10 @@ def build_grid(results: Results, study: str) -> Grid | None:
     simulated = "simulated " if results.is_simulated(study) else ""
     n_subjects = ranked["subject"].nunique()
     what = "decoded images of which pictures were made" if len(ranked) < len(scored[0]) else "decoded test images"
-    how = (f"The {len(ranked)} {what} ({count(n_subjects, simulated + 'subject')}) were sorted by {by}; shown are the "
-           "first, the middle and the last of that order, and before them some drawn at random from the rest with a "
-           "fixed seed. None was picked by hand.")
+    who = count(n_subjects, f"{simulated}subject")
+    how = (f"The {len(ranked)} {what} ({who}) were sorted by {by}; shown are the first, the middle and the last of "
+           "that order, and before them some drawn at random, with a fixed seed, from the other images. None was "
+           "picked by hand.")
     stimuli = prepared.stimuli_of(trials["stimulus_id"])
     said = main.captions("decoded") is not None
     words = [str(c[0]) if said and c is not None and len(c) else "" for c in stimuli.table["captions"]]

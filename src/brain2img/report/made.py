@@ -20,8 +20,11 @@ from brain2img.report.style import (
     listing,
     metric_label,
     number,
+    space_label,
 )
 
+TOLD = ("two_way", "attribute_accuracy/kind", "pixcorr", "named_kind_and_colour")
+"""Scores that sentences tell, where there are any of them."""
 ALONE = ("noise", "mean")
 """Conditions in which a generator gets nothing of the brain: what it makes then is its own."""
 
@@ -49,7 +52,7 @@ def alone(results: Results, study: str, decoder: str, *, column: Column, generat
 def made_results(results: Results, study: str) -> list[str]:
     """Return sentences about the pictures and captions of a study: scores, the generator's own share, the ceiling."""
     lines = []
-    for of, verb in ((IMAGES, "Pictures that {} makes of"), (CAPTIONS, "Captions that {} writes of")):
+    for of, word in ((IMAGES, "Pictures"), (CAPTIONS, "Captions")):
         columns = [c for c in made_columns(results, study, of) if c.metric in MADE_METRICS and c.direction in (
             "", "image_from_brain") and not results.is_circular(study, c)]
         if not columns:
@@ -60,11 +63,12 @@ def made_results(results: Results, study: str) -> list[str]:
                  and math.isfinite(r["value"])]
         if not shown:
             continue
-        scores = [f"{_name(c)} {number(r['value'], metric=c.metric)} ({_beside(r, c)})" for c, r in shown[:3]]
-        lines.append(f"{verb.format(generator_label(generator))} what {decoder_label(decoder)} decoded: "
+        shown = [(c, r) for c, r in shown if c.metric in TOLD] or shown[:3]
+        scores = [f"{_name(c)} {number(r['value'], metric=c.metric)} ({_beside(r, c)})" for c, r in shown]
+        lines.append(f"{word} by {generator_label(generator)} of what {decoder_label(decoder)} decoded: "
                      f"{listing(scores)}; {shown[0][1]['n']} test images per subject.")
         lines += _shares(results, study, decoder, [c for c, _ in shown], generator=generator)
-        best = [f"{_name(c)} {number(r['value'], metric=c.metric)}" for c, _ in shown[:3] if (r := results.record(
+        best = [f"{_name(c)} {number(r['value'], metric=c.metric)}" for c, _ in shown if (r := results.record(
             study, decoder, column=c, condition="true", generator=generator))]
         if best:
             lines.append(f"From the true embedding, as if decoding were perfect, it reaches {listing(best)}.")
@@ -77,7 +81,7 @@ def made_results(results: Results, study: str) -> list[str]:
 
 
 def _name(column: Column) -> str:
-    by = f" by {column.space}" if column.space else ""
+    by = f" by {space_label(column.space)}" if column.space else ""
     return f"{metric_label(column.metric)}{by}"
 
 
@@ -90,19 +94,19 @@ def _beside(record: dict[str, Any], column: Column) -> str:
 def _shares(results: Results, study: str, decoder: str, columns: list[Column], *, generator: str) -> list[str]:
     """Say of scores without a fixed chance level what is reached without a brain, and what ridge reaches."""
     lines = []
-    wanted = [c for c in columns if c.metric in ("pixcorr", "attribute_accuracy/kind", "named_kind_and_colour")]
-    for column in wanted:
+    for column in [c for c in columns if c.metric != "two_way"]:
         def value(record: dict[str, Any], metric: str = column.metric) -> str:
             return number(record["value"], metric=metric)
 
         record = results.record(study, decoder, column=column, generator=generator)
         controls = [(c, results.record(study, decoder, column=column, condition=c, generator=generator))
                     for c in ALONE]
-        words = {"noise": "what was decoded from noise", "mean": "the mean embedding"}
-        reached = [f"{value(r)} with {words[c]}" for c, r in controls if r is not None]
+        words = {"noise": "from noise", "mean": "from the mean embedding"}
+        reached = [f"{value(r)} {words[c]}" for c, r in controls if r is not None]
         if record is None or not reached:
             continue
         ridge = results.record(study, BASELINE, column=column, generator=generator) if decoder != BASELINE else None
-        beside = f" Ridge in its place reaches {value(ridge)}." if ridge is not None else ""
-        lines.append(f"Of {_name(column)} {value(record)}, the generator alone reaches {listing(reached)}.{beside}")
+        beside = f" With ridge in {decoder_label(decoder)}'s place it is {value(ridge)}." if ridge is not None else ""
+        lines.append(f"Of {_name(column)} {value(record)}, it reaches {listing(reached)}: so much is the generator's "
+                     f"own.{beside}")
     return lines

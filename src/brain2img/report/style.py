@@ -25,7 +25,8 @@ DECODER_LABELS = {
     "mindbridge": "MindBridge", "atm": "ATM", CEILING: "ideal observer", STIMULI: "the stimuli themselves"}
 GENERATOR_LABELS = {
     "kandinsky": "latent diffusion", "kandinsky_low_level": "latent diffusion, low-level start",
-    "pixels": "decoded pixels"}
+    "pixels": "decoded pixels", "prefix": "prefix language model", "nearest_caption": "nearest training caption"}
+SPACE_LABELS = {"judge": "the judge", "judge_attributes": "the judge"}
 METRIC_LABELS = {
     "top1": "top-1", "top5": "top-5", "two_way": "two-way", "fifty_way": "50-way", "pixcorr": "PixCorr",
     "ssim": "SSIM", "mse": "MSE", "pcc": "PCC", "attribute_accuracy": "attributes right",
@@ -66,6 +67,11 @@ def generator_label(generator: str) -> str:
     return GENERATOR_LABELS.get(generator, generator.replace("_", " "))
 
 
+def space_label(space: str) -> str:
+    """Return how a space is called in text."""
+    return SPACE_LABELS.get(space, space)
+
+
 def modality_label(modality: str) -> str:
     """Return how a modality is written."""
     return MODALITY_LABELS.get(modality, modality)
@@ -98,7 +104,7 @@ def column_label(column: Column) -> tuple[str, str]:
         parts.append(f"of {column.gallery}")
     if column.space:
         # features of a picture are what a network sees in it; a decoded embedding lies in the space itself
-        parts.append(f"seen by {column.space}" if column.of == IMAGES else f"in {column.space}")
+        parts.append(f"by {space_label(column.space)}" if column.of == IMAGES else f"in {column.space}")
     if column.direction and (column.of, column.direction) != (IMAGES, "image_from_brain"):
         labels = PICTURE_DIRECTIONS if column.of == IMAGES else DIRECTION_LABELS
         parts.append(labels.get(column.direction, column.direction))

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-MADE = ((IMAGES, "two_way", "two-way (judge)"), (IMAGES, "attribute_accuracy/kind", "object right"),
-        (IMAGES, "pixcorr", "PixCorr"), (CAPTIONS, "named_kind_and_colour", "caption right"))
-"""Columns of the table of pictures and captions: of what, metric, head. The last asks for object and colour."""
+MADE = ((IMAGES, "two_way", "two-way"), (IMAGES, "attribute_accuracy/kind", "object"), (IMAGES, "pixcorr", "PixCorr"),
+        (CAPTIONS, "named_kind_and_colour", "caption"))
+"""Columns of the table of pictures and captions: of what, metric, and a head so short that eighty characters do."""
 
 
 def summary_table(summary: Mapping[str, Any]) -> Group:
@@ -94,7 +94,7 @@ def _made_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[str, A
              if ((found["of"] == of) & (found["metric"] == metric)).any()]
     if not shown:
         return None
-    table = _table("Pictures and captions made from it")
+    table = _table("Pictures, and captions that name object and colour")
     for _, _, head in shown:
         table.add_column(head, justify="right", no_wrap=True)
     for study, entries in members.items():
