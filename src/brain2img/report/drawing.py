@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 CELL, GAP, GROUP_GAP, LABEL, EDGE = 190, 10, 34, 250, 28
-WORDS, LINE, MOST_LINES = 21, 25, 5
+WORDS, LINE, MOST_LINES = 21, 25, 6
 """Size of the sentences below pictures, distance of their lines, and how many of these a sentence may take."""
 
 
@@ -60,7 +60,7 @@ def draw_grid(grid: Grid) -> Image:
                 draw.rectangle([x - 5, y - 5, x + CELL + 4, y + CELL + 4], outline=colour, width=5)
             for i, text in enumerate(lines):
                 draw.text((x + CELL / 2, y + CELL + 8 + i * LINE), text, font=_font(WORDS, bold=tile.right),
-                          fill=colour if tile.right else "#555555", anchor="mt")
+                          fill=colour if tile.right else "#555555", anchor="ma")
         y += height
     return canvas
 
