@@ -23,7 +23,8 @@ def table(rng, *, subjects=("s1", "s2"), decoders=("deep", "ridge"), n=30, repea
                     values = (values > 0.4).astype(float)
                 frames.append(pd.DataFrame({
                     "study": "scenes", "subject": subject, "modality": "fmri", "decoder": decoder,
-                    "condition": condition, "space": "", "metric": metric, "direction": "", "gallery": np.int64(0),
+                    "condition": condition, "of": "images", "generator": "pixels", "space": "", "metric": metric,
+                    "direction": "", "gallery": np.int64(0),
                     "repetitions": np.int64(4), "transductive": False, "circular": np.bool_(False),
                     "stimulus_id": stimuli, "proportion": proportion, "value": values}))
     return pd.concat(frames, ignore_index=True)

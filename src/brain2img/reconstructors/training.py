@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from torch import Generator, Tensor, nn
 
 from brain2img.training import Plan, train
@@ -24,7 +25,7 @@ AUTOENCODER: dict[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
     "mid_block_add_attention": False, "num_vq_embeddings": 8, "scaling_factor": 1.0, "sample_size": 64}
 """Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 4 x 8 x 8 latents, as Kandinsky's."""
-LATENT_NOISE = 0.1
+LATENT_NOISE = 0.05
 SHARD = "7MB"
 
 
@@ -96,10 +97,10 @@ def train_autoencoder(*, images: np.ndarray, plan: Plan, work: Path, out: Path) 
         y = model(x, generator)
         edges = [(y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (-1, -2)]
         # objects differ from their backgrounds in brightness first: without a term of its own colour is learnt last
-        red, green, blue = (y - x).unbind(1)
-        chroma = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
+        red, green, blue = nnf.avg_pool2d(y - x, 4).unbind(1)
+        colour = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
         return {"l1": (y - x).abs().mean(), "mse": (y - x).square().mean(), "edges": torch.stack(edges).sum(),
-                "chroma": 2 * chroma}
+                "colour": 3 * colour}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_decoder autoencoder")
     movq = model.fold(images[np.linspace(0, len(images) - 1, min(2048, len(images))).astype(int)])

@@ -74,15 +74,22 @@ def write_tokenizer(folder: Path, *, captions: Sequence[str]) -> int:
     return len(vocabulary)
 
 
-def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], plan: Plan, work: Path, out: Path) -> None:
+def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: Sequence[str], plan: Plan, work: Path,
+               out: Path) -> None:
     """Train scenes_clip contrastively and save it as open_clip's ``local-dir:`` folder.
+
+    Three quarters of a batch are groups of scenes that are alike, because scenes drawn at random are told apart by
+    their backgrounds, places and sizes: a model trained on such batches found 88 % of captions and hardly knew what
+    object it saw (22 % by a linear classifier).
 
     Parameters
     ----------
     images
         ``(N, 64, 64, 3)`` uint8.
     captions
-        N lists of paraphrases; each step takes one of each scene by chance.
+        N lists of paraphrases, the shortest last; each step takes one of each scene by chance.
+    alike
+        N names of groups: scenes of a group have much in common.
     plan
         Length and speed.
     work
@@ -102,15 +109,40 @@ def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], plan: P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = open_clip.CLIP(**deepcopy(config))
-    contrast = open_clip.ClipLoss()
+    contrast, groups = open_clip.ClipLoss(), _Groups(alike, [texts[-1] for texts in captions])
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
-        form = torch.randint(len(tokens), (len(rows),), generator=generator)
+        rows = groups.fill(rows, generator)
+        form = torch.randint(len(tokens) + 1, (len(rows),), generator=generator).clamp(max=len(tokens) - 1)
         image, text, scale = model(jitter(as_input(images[rows]), generator), tokens[form, torch.from_numpy(rows)])
         return {"clip": contrast(image, text, scale)}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_clip")
     save_file(half(model.state_dict()), out / "open_clip_model.safetensors")
+
+
+class _Groups:
+    """Draws items that are alike, no two with the same caption."""
+
+    def __init__(self, names: Sequence[str], captions: Sequence[str]) -> None:
+        self.names, self.captions = list(names), list(captions)
+        self.members: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            self.members.setdefault(name, []).append(i)
+
+    def fill(self, rows: np.ndarray, generator: Generator, *, size: int = 16, share: float = 0.75) -> np.ndarray:
+        """Return as many items, of which the first few of `rows` are kept and a `share` are groups of `size`."""
+        n_groups = int(len(rows) * share) // size
+        parts = [rows[:len(rows) - n_groups * size]]
+        for row in rows[len(rows) - n_groups:]:
+            mine = self.members[self.names[row]]
+            chosen = {self.captions[row]: int(row)}
+            for place in torch.randperm(len(mine), generator=generator).tolist():
+                if len(chosen) == size:
+                    break
+                chosen.setdefault(self.captions[mine[place]], mine[place])
+            parts.append(np.array(list(chosen.values())))
+        return np.concatenate(parts)
 
 
 def jitter(x: Tensor, generator: Generator, *, pixels: int = 2, noise: float = 0.1) -> Tensor:

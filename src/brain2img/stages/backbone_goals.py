@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,8 @@ def measure(weights: Path | None, stimuli: Stimuli, *, reconstructor: Mapping[st
     table = Retrieval(ks=[1]).score(found).query("direction == 'image_from_brain'")
     result = {"clip: caption found among unique ones, from the image": float(table["value"].mean())}
 
+    result["clip: object found among captions that differ in it alone"] = _object_found(seen, text, stimuli)
+
     judge = TimmModel(model=at("scenes_judge"), output="logits", name="judge_attributes")
     features = TimmModel(model=at("scenes_judge"), name="judge")
     result["judge: object of the true image named right"] = _kind(judge, stimuli.images(), stimuli)
@@ -130,6 +133,17 @@ def _choose(stimuli: Stimuli, rows: list[int]) -> Stimuli:
 def _embed(space: Space, stimuli: Stimuli) -> np.ndarray:
     parts = chunks(len(stimuli), 100)
     return np.concatenate([space.embed(stimuli, part) for part in parts])
+
+
+def _object_found(seen: np.ndarray, text: Space, stimuli: Stimuli, *, n: int = 100) -> float:
+    """Return the share of the first n images whose object is that of the nearest of 48 captions, one for each kind."""
+    some = [scenes.scene(stimulus) for stimulus in stimuli.table["stimulus_id"][:n]]
+    asked = pd.DataFrame({"captions": [[dataclasses.replace(one, kind=kind).captions[-1]] for one in some
+                                       for kind in scenes.KINDS]})
+    read = _embed(text, Stimuli(asked, stimuli.read_images)).reshape(len(some), len(scenes.KINDS), -1)
+    similarity = np.einsum("nd,nkd->nk", seen[:len(some)], read / np.linalg.norm(read, axis=-1, keepdims=True))
+    true = [list(scenes.KINDS).index(one.kind) for one in some]
+    return float((similarity.argmax(axis=1) == true).mean())
 
 
 def _kind(judge: Space, images: np.ndarray, stimuli: Stimuli) -> float:

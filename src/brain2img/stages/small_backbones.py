@@ -90,7 +90,7 @@ class _Workshop:
         work, out = self.folder / "work" / part, self.out(part)
         given = {"plan": Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])}), "work": work, "out": out}
         actions: dict[str, Callable[[], None]] = {
-            "clip": lambda: train_clip(images=self.images, captions=self.captions, **given),
+            "clip": lambda: self._clip(**given),
             "dino": lambda: train_dino(images=self.images, **given),
             "judge": lambda: self._judge(**given),
             "autoencoder": lambda: train_autoencoder(images=self.images, **given),
@@ -100,6 +100,11 @@ class _Workshop:
                 condition_spec=self.clip.spec(self.stimuli), **given)}
         actions[part]()
         write_json(work / "done.json", plain(self.cfg[part]))
+
+    def _clip(self, **given: Any) -> None:
+        alike = [f"{known['background']} {known['colour']} {known['n_objects']}"
+                 for known in self.stimuli.table["attributes"]]
+        train_clip(images=self.images, captions=self.captions, alike=alike, **given)
 
     def _judge(self, **given: Any) -> None:
         known = Attributes()
