@@ -53,7 +53,8 @@ def test_all_parts_are_trained_saved_and_loaded_by_the_real_classes(configured, 
     assert TimmModel(model=str(weights / "scenes_dino"), output="tokens").spec(stimuli).shape == (65, 128)
     judge = TimmModel(model=str(weights / "scenes_judge"), output="logits").spec(stimuli)
     assert judge.shape == (len(judge.labels),)
-    assert {"kind=apple", "colour=red", "x"} <= set(judge.labels)
+    first = scenes.scene("backbone-000000")
+    assert {f"kind={first.kind}", f"colour={first.colour}", "x"} <= set(judge.labels)
     decoder = Kandinsky(model=str(weights / "scenes_decoder"), low_level_space="vae", n_steps=2, size=64)
     latents = VAELatents(model=str(weights / "scenes_decoder"), subfolder="movq", name="vae")
     decoder.check({"clip": clip.spec(stimuli), "vae": latents.spec(stimuli)})
@@ -64,6 +65,7 @@ def test_all_parts_are_trained_saved_and_loaded_by_the_real_classes(configured, 
                                 "vae": torch.from_numpy(latents.embed(stimuli, [0]))},
                                generators=[torch.Generator().manual_seed(0)])
     assert made.shape == (1, 3, 64, 64)
+    assert not any(str(tmp_path) in path.read_text() for path in weights.rglob("*.json")), "no paths of this machine"
     assert not (tmp_path / "backbones" / "goals.json").exists()
 
     checkpoint = tmp_path / "backbones" / "work" / "clip" / "checkpoint.pt"
@@ -83,9 +85,9 @@ def test_latents_have_unit_variance_and_the_decoder_knows(configured, tmp_path):
 
     torch.manual_seed(0)
     model = _Autoencoder()
-    images = scene_stimuli("backbone", 64).images()
-    for _ in range(200):  # lets the running statistics converge
-        model.train()(as_signed(images[:16]), torch.Generator().manual_seed(0))
+    images = scene_stimuli("backbone", 32).images()
+    model.statistics.momentum = 1.0
+    model.train()(as_signed(images[:16]), torch.Generator().manual_seed(0))
     model.eval()
     movq = model.fold(images)
     x = as_signed(images)
@@ -113,8 +115,12 @@ def test_unique_captions():
     assert rows == sorted(rows)
 
 
-@pytest.mark.parametrize("name", sorted(set(WEIGHTS.values())))
+SHIPPED = sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and not path.name.startswith("_"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_are_small_whole_and_safe(name):
+    assert name in WEIGHTS.values()
     files = [f for f in (FOLDER / name).rglob("*") if f.is_file()]
     assert any(f.suffix == ".safetensors" for f in files)
     assert all(f.suffix in (".safetensors", ".json") for f in files)

@@ -162,6 +162,7 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
         return {"velocity": (velocity - scheduler.get_velocity(z[places], noise, steps)).square().mean()}
 
     train(unet, loss, n_items=len(z), plan=plan, folder=work, description="scenes_decoder UNet")
-    movq = VQModel.from_pretrained(out / "movq", use_safetensors=True)
+    movq = VQModel.from_pretrained(out / "movq", use_safetensors=True, low_cpu_mem_usage=False)
+    movq.register_to_config(_name_or_path="scenes_decoder")  # not the folder it was read from
     KandinskyV22Pipeline(unet=unet.half(), scheduler=scheduler, movq=movq.half()).save_pretrained(
         out, safe_serialization=True, max_shard_size=SHARD)

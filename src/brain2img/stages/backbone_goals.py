@@ -168,7 +168,7 @@ def _render(decoder: Kandinsky, embeddings: np.ndarray, *, seed: int, first: int
 def report(weights: Path | None, out: Path, *, n_check: int, reconstructor: Mapping[str, Any]) -> None:
     """Measure on unseen validation concepts and on the test stimuli; log and write a table beside the goals."""
     table: dict[str, dict[str, float]] = {}
-    for pool, n in (("val", n_check), ("test", 200)):
+    for pool, n in (("val", n_check), ("test", min(n_check, 200))):
         stimuli = scene_stimuli(pool, n + n // 4 if pool == "val" else n)
         chosen = _choose(stimuli, unique_captions(stimuli, n))
         table[f"{len(chosen)} {pool}"] = measure(weights, chosen, reconstructor=reconstructor)

@@ -113,10 +113,13 @@ class _Workshop:
 
     def _denoiser(self, **given: Any) -> None:
         self._need("autoencoder", of="denoiser")
-        latents = VAELatents(model=str(self.out("denoiser")), subfolder="movq", name="vae")
-        train_denoiser(latents=self.embeddings(latents), embeddings=self.embeddings(self.clip), **given)
+        def latents() -> Space:
+            return VAELatents(model=str(self.out("denoiser")), subfolder="movq", name="vae")
+
+        train_denoiser(latents=self.embeddings(latents()), embeddings=self.embeddings(self.clip), **given)
+        # of the autoencoder as it now stands in the pipeline, which writes its configuration anew
         write_condition(self.out("denoiser"), condition=self.clip.spec(self.stimuli),
-                        latents=latents.spec(self.stimuli))
+                        latents=latents().spec(self.stimuli))
 
     @property
     def clip(self) -> Space:
