@@ -281,15 +281,11 @@ class Prior(ABC):
         """Return a small instance."""
 
 
-class Reconstructor(ABC):
-    """Embeddings -> images."""
+class Maker(ABC):
+    """What reconstructors and captioners share: they make something of embeddings, with weights that know which."""
 
     needs: tuple[str, ...]
     """Names of the spaces it reads."""
-
-    def fit(self, embeddings: Mapping[str, np.ndarray], images: np.ndarray) -> None:
-        """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; nothing by default."""
-        return
 
     def uid(self) -> str:
         """Return the identity of its weights, beside what the configuration says; "" where it has none."""
@@ -301,13 +297,21 @@ class Reconstructor(ABC):
         Parameters
         ----------
         specs
-            Space -> what `reconstruct` will be given; holds every space of `needs`.
+            Space -> what the class will be given; holds every space of `needs`.
 
         Raises
         ------
         ValueError
             If a space's uid or shape is another one than in training.
         """
+        return
+
+
+class Reconstructor(Maker):
+    """Embeddings -> images."""
+
+    def fit(self, embeddings: Mapping[str, np.ndarray], images: np.ndarray) -> None:
+        """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; nothing by default."""
         return
 
     @abstractmethod
@@ -328,33 +332,11 @@ class Reconstructor(ABC):
         """Return a small instance."""
 
 
-class Captioner(ABC):
+class Captioner(Maker):
     """Embeddings -> text."""
-
-    needs: tuple[str, ...]
-    """Names of the spaces it reads."""
 
     def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""
-        return
-
-    def uid(self) -> str:
-        """Return the identity of its weights, beside what the configuration says; "" where it has none."""
-        return ""
-
-    def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
-        """Refuse embeddings that the weights were not trained on, before any work; nothing to refuse by default.
-
-        Parameters
-        ----------
-        specs
-            Space -> what `caption` will be given; holds every space of `needs`.
-
-        Raises
-        ------
-        ValueError
-            If a space's uid or shape is another one than in training.
-        """
         return
 
     @abstractmethod
