@@ -26,8 +26,8 @@ CLIP: dict[str, Any] = {
     "text_cfg": {"context_length": 28, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2,
                  "hf_tokenizer_name": "local", "no_causal_mask": True},
 }
-"""Architecture of scenes_clip, in open_clip's terms: a residual network, for a transformer of the same cost had not
-learnt objects after 200,000 pictures. The vocabulary is counted."""
+"""Architecture of scenes_clip, in open_clip's terms: a residual network. A transformer was tried first and named few
+objects, but mostly on batches drawn at random: the two were not compared alike. The vocabulary is counted."""
 
 
 def as_input(images: np.ndarray) -> Tensor:
@@ -80,8 +80,8 @@ def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: 
     """Train scenes_clip contrastively and save it as open_clip's ``local-dir:`` folder.
 
     Three quarters of a batch are groups of scenes that are alike, because scenes drawn at random are told apart by
-    their backgrounds, places and sizes: a model trained on such batches found 88 % of captions and hardly knew what
-    object it saw (22 % by a linear classifier).
+    their backgrounds, places and sizes: a model trained on such batches found 88 % of 500 captions of new concepts,
+    but the right one of 48 that differ in the object for only 24 %.
 
     Parameters
     ----------
