@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 CONDITION = "brain2img.json"
+OWN = ("scenes_clip", "scenes_dino", "scenes_judge", "scenes_decoder", "scenes_captioner")
 
 
 def locate(model: str) -> str:
@@ -22,10 +23,17 @@ def locate(model: str) -> str:
     Parameters
     ----------
     model
-        "scenes_clip", "scenes_dino", "scenes_judge", "scenes_decoder" or "scenes_captioner"; or a path, or the id of
-        published weights ("kandinsky-community/kandinsky-2-2-decoder").
+        One of `OWN`; or a path, or the id of published weights ("kandinsky-community/kandinsky-2-2-decoder").
+
+    Raises
+    ------
+    ValueError
+        If it is one of our own that is not there: a library would ask the network for it.
     """
     own = FOLDER / model
+    if model in OWN and not own.is_dir():
+        raise ValueError(f"weights {model!r}: expected them in {FOLDER}, got none: not shipped yet. Train them "
+                         "with scripts/train_small_backbones.py install=true, or choose published weights.")
     return str(own) if "/" not in model and own.is_dir() else str(Path(model).expanduser() if "~" in model else model)
 
 
