@@ -84,6 +84,17 @@ class Plan:
         return np.array([orders[e][p] for e, p in zip(epochs, places, strict=True)])
 
 
+def log_shares(given: Tensor, of: Tensor) -> Tensor:
+    """Return ``(G, K)`` logarithms of how often each class of `of` ``(N, K)`` is met with each of `given` ``(N, G)``.
+
+    Both are one-hot; what never occurs has the logarithm of 1e-4. Added to the logits of a classifier while it learns,
+    they leave it nothing to gain from guessing `of` from `given` (logit adjustment, Menon et al. 2021,
+    https://arxiv.org/abs/2007.07314).
+    """
+    counts = given.T @ of
+    return (counts / counts.sum(1, keepdim=True).clamp_min(1)).clamp_min(1e-4).log()
+
+
 def train(model: nn.Module, loss: Loss, *, n_items: int, plan: Plan, folder: Path, description: str) -> None:
     """Train `model` in place, going on from the checkpoint in `folder` if there is one.
 

@@ -56,8 +56,8 @@ def small():
 
 def learn(tokenizer, embeddings, work, out, **changes):
     training.train_captioner(embeddings=embeddings, captions=changes.pop("captions", CAPTIONS),
-                             tokenizer_folder=tokenizer, condition_spec=SPEC, plan=changes.pop("plan", PLAN),
-                             work=work, out=out)
+                             pairs=([], []), tokenizer_folder=tokenizer, condition_spec=SPEC,
+                             plan=changes.pop("plan", PLAN), work=work, out=out)
     return out
 
 
@@ -94,8 +94,21 @@ def test_the_folder_is_of_the_libraries_and_in_half_precision(trained):
 
 def test_the_published_size_stays_below_a_million(tokenizer):
     spoken = AutoTokenizer.from_pretrained(tokenizer)
-    model = training._Captioner(embeddings=torch.randn(20, 128), tokenizer=spoken)
+    model = training._Captioner(embeddings=torch.randn(20, 128), tokenizer=spoken,
+                                shares=(torch.zeros(2, 2), torch.zeros(2, 2)))
     assert sum(p.numel() for p in model.parameters()) < 1_000_000
+
+
+def test_what_a_noun_tells_of_its_adjective_is_counted():
+    """Words 1 and 2 are adjectives, 3 and 4 nouns: "1 3" twice, "2 3" once, "2 4" once; 0 is any other word."""
+    tokens = torch.tensor([[0, 1, 3], [1, 3, 0], [0, 2, 3], [2, 4, 0]])
+    after, before = training._pair_shares(tokens, torch.tensor([1, 2]), torch.tensor([3, 4]), n_words=5)
+    torch.testing.assert_close(after[1].exp(), torch.tensor([1, 1, 1, 1, 1e-4]))
+    torch.testing.assert_close(after[2].exp(), torch.tensor([1, 1, 1, 0.5, 0.5]))
+    torch.testing.assert_close(before[3].exp(), torch.tensor([1, 2 / 3, 1 / 3, 1, 1]))
+    torch.testing.assert_close(before[4].exp(), torch.tensor([1, 1e-4, 1, 1, 1]))
+    assert not after[[0, 3, 4]].any()
+    assert not before[[0, 1, 2]].any()
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tokenizer, embeddings, small, tmp_path, monkeypatch):

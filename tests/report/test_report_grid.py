@@ -37,7 +37,7 @@ def test_ranks_of_rows_with_nan_are_last():
 
 @pytest.mark.parametrize("n", [4, 5, 7, 8, 9, 13, 40])
 def test_choice_is_some_at_random_then_first_middle_last_and_none_twice(n):
-    table = pd.DataFrame({"place": np.arange(n), "stimulus_id": [f"test-{i // 2}" for i in range(n)]})
+    table = pd.DataFrame({"place": np.arange(n), "stimulus_id": [f"test-{i}" for i in range(n)]})
     chosen, groups = choose(table)
     k = min(2, n // 4)
     places = chosen["place"].tolist()
@@ -47,9 +47,16 @@ def test_choice_is_some_at_random_then_first_middle_last_and_none_twice(n):
     assert len(set(places)) == 4 * k
     assert abs(np.mean(places[2 * k:3 * k]) - (n - 1) / 2) <= 0.5
     assert choose(table)[0]["place"].tolist() == places
-    if n == 40:
-        assert chosen["stimulus_id"].iloc[:k].is_unique
-        assert not set(chosen["stimulus_id"].iloc[:k]) & set(chosen["stimulus_id"].iloc[k:])
+
+
+def test_stimuli_that_several_subjects_saw_are_shown_once():
+    table = pd.DataFrame({"place": np.arange(40), "stimulus_id": [f"test-{i // 2}" for i in range(40)]})
+    chosen, _ = choose(table)
+    assert chosen["stimulus_id"].is_unique
+    assert chosen["place"].tolist()[2:4] == [0, 2]
+    assert chosen["place"].tolist()[6:] == [37, 39]
+    same, _ = choose(table.assign(stimulus_id="test-0"))
+    assert same["place"].is_unique
 
 
 def test_few_trials_are_all_shown():

@@ -16,6 +16,7 @@ from brain2img.spaces.timm import TimmModel
 from brain2img.spaces.vae import VAELatents
 from brain2img.stages.backbone_goals import scene_stimuli, unique_captions
 from brain2img.stages.small_backbones import WEIGHTS, train_small_backbones
+from brain2img.training import log_shares
 
 CONFIGS = FOLDER.parents[2] / "configs"
 
@@ -98,6 +99,19 @@ def test_latents_have_unit_variance_and_the_decoder_knows(configured, tmp_path):
     np.testing.assert_allclose(latents.mean((0, 2, 3)).numpy(), 0, atol=1e-4)
     np.testing.assert_allclose(latents.std((0, 2, 3)).numpy(), 1, rtol=1e-3)
     np.testing.assert_allclose(after.numpy(), before.numpy(), atol=1e-4)
+
+
+def test_colours_learnt_with_their_frequency_added_are_not_guessed_from_the_kind():
+    """A kind with two colours and another with two others: what is learnt beside log shares is even over all four."""
+    kind, colour = torch.eye(2)[[0, 0, 0, 1]], torch.eye(4)[[0, 0, 1, 3]]
+    found = log_shares(kind, colour)
+    torch.testing.assert_close(found.exp(), torch.tensor([[2 / 3, 1 / 3, 1e-4, 1e-4], [1e-4, 1e-4, 1e-4, 1.0]]))
+    # the prior alone already answers as well as the kind allows, so nothing is left to gain from it
+    guess = torch.zeros(4, 4, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(guess + found[[0, 0, 0, 1]], colour.argmax(1))
+    gradient, = torch.autograd.grad(loss, guess)
+    torch.testing.assert_close(gradient[:3].sum(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(gradient[3], torch.zeros(4), atol=1e-3, rtol=0)
 
 
 def test_messages(configured):

@@ -14,7 +14,7 @@ from brain2img.artifacts import write_json, writing
 from brain2img.captioners.prefix import SIZES, WEIGHTS, PrefixProjection, without_bars
 from brain2img.pretrained import write_condition
 from brain2img.records import EmbeddingSpec
-from brain2img.training import Plan, train
+from brain2img.training import Plan, log_shares, train
 
 LANGUAGE: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64}
 """Architecture of the language model, transformers' `GPT2Config`: 0.8 million weights, as the projection 0.2."""
@@ -29,7 +29,10 @@ SHARD = "7MB"
 class _Captioner(nn.Module):
     """Projection and language model, and the loss of captions given embeddings."""
 
-    def __init__(self, *, embeddings: Tensor, tokenizer: Any) -> None:
+    after: Tensor
+    before: Tensor
+
+    def __init__(self, *, embeddings: Tensor, tokenizer: Any, shares: tuple[Tensor, Tensor]) -> None:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         super().__init__()
@@ -40,6 +43,8 @@ class _Captioner(nn.Module):
         self.language = GPT2LMHeadModel(GPT2Config(
             vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=self.padding, **LANGUAGE))
+        for name, table in zip(("after", "before"), shares, strict=True):
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, embeddings: Tensor, tokens: Tensor, generator: Generator) -> Tensor:
         """Return the mean cross-entropy of `tokens` ``(B, L)`` after `embeddings` ``(B, D)``."""
@@ -50,13 +55,31 @@ class _Captioner(nn.Module):
         # embedding and not the word before (Bowman et al. 2016, https://arxiv.org/abs/1511.06349)
         dropped = torch.rand(tokens.shape, generator=generator) < WORD_DROPOUT
         words = self.language.get_input_embeddings()(tokens.masked_fill(dropped, self.unknown))
-        logits = self.language(inputs_embeds=torch.cat([self.prefix(noisy), words], dim=1)).logits
-        return nn.functional.cross_entropy(logits[:, N_PREFIX - 1:-1].flatten(0, 1), tokens.flatten(),
-                                           ignore_index=self.padding)
+        logits = self.language(inputs_embeds=torch.cat([self.prefix(noisy), words], dim=1)).logits[:, N_PREFIX - 1:-1]
+        # nothing is to be gained from guessing a noun from its adjective, or the other way round
+        logits = logits + nn.functional.pad(self.after[tokens[:, :-1]], (0, 0, 1, 0))
+        logits = logits + nn.functional.pad(self.before[tokens[:, 1:]], (0, 0, 0, 1))
+        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), ignore_index=self.padding)
 
 
-def train_captioner(*, embeddings: np.ndarray, captions: Sequence[Sequence[str]], tokenizer_folder: Path,
-                    condition_spec: EmbeddingSpec, plan: Plan, work: Path, out: Path) -> None:
+def _pair_shares(tokens: Tensor, first: Tensor, second: Tensor, *, n_words: int) -> tuple[Tensor, Tensor]:
+    """Return what is added to logits ``(n_words,)`` after each word and before each word, ``(n_words, n_words)``.
+
+    That are logarithms of how often each of the words `second` follows one of `first` in `tokens` ``(N, L)``, and of
+    how often each of the words `first` precedes one of `second`; 0 for all other words.
+    """
+    pairs = torch.stack([tokens[:, :-1].flatten(), tokens[:, 1:].flatten()])
+    pairs = pairs[:, torch.isin(pairs[0], first) & torch.isin(pairs[1], second)]
+    one, two = ((row[:, None] == words).float() for row, words in zip(pairs, (first, second), strict=True))
+    after, before = torch.zeros(2, n_words, n_words)
+    after[first[:, None], second] = log_shares(one, two)
+    before[second[:, None], first] = log_shares(two, one)
+    return after, before
+
+
+def train_captioner(*, embeddings: np.ndarray, captions: Sequence[Sequence[str]],
+                    pairs: tuple[Sequence[str], Sequence[str]], tokenizer_folder: Path, condition_spec: EmbeddingSpec,
+                    plan: Plan, work: Path, out: Path) -> None:
     """Train scenes_captioner and save it as `PrefixLanguageModel` reads it.
 
     Parameters
@@ -65,6 +88,10 @@ def train_captioner(*, embeddings: np.ndarray, captions: Sequence[Sequence[str]]
         ``(N, D)`` of the scenes.
     captions
         N lists of paraphrases, of which the first is learnt: it names every attribute.
+    pairs
+        Adjectives and nouns, single words; none to leave this out. What is known of a new concept is that it is a pair
+        never met, so while they are learnt the frequencies of the pairs are added to what the model says
+        (`brain2img.training.log_shares`).
     tokenizer_folder
         Holds a tokenizer of transformers with [PAD], [UNK], [BOS] and [EOS], e.g. the one of scenes_clip.
     condition_spec
@@ -86,9 +113,11 @@ def train_captioner(*, embeddings: np.ndarray, captions: Sequence[Sequence[str]]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     tokens = _tokens([texts[0] for texts in captions], tokenizer)
     known = torch.from_numpy(np.asarray(embeddings, dtype=np.float32))
+    first, second = (torch.tensor(tokenizer.convert_tokens_to_ids(list(words)), dtype=torch.long) for words in pairs)
+    shares = _pair_shares(tokens, first, second, n_words=len(tokenizer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        model = _Captioner(embeddings=known, tokenizer=tokenizer)
+        model = _Captioner(embeddings=known, tokenizer=tokenizer, shares=shares)
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
         return {"words": model(known[rows], tokens[rows], generator)}

@@ -125,7 +125,8 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
                    unconditional: float = 0.1) -> None:
     """Train the UNet of scenes_decoder and complete the folder of the `KandinskyV22Pipeline`.
 
-    The loss is the mean squared error of the velocity (https://arxiv.org/abs/2202.00512), all time steps alike.
+    The loss is the mean squared error of the velocity (https://arxiv.org/abs/2202.00512). Time steps are drawn with a
+    density that grows as they do: shapes are decided where there is much noise, and learnt last.
 
     Parameters
     ----------
@@ -147,6 +148,7 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         unet = UNet2DConditionModel(**DENOISER, encoder_hid_dim=embeddings.shape[1])
+    unet.to(memory_format=torch.channels_last)  # a tenth faster
     scheduler = DDPMScheduler(**SCHEDULE)
     z, e = torch.from_numpy(latents), torch.from_numpy(embeddings)
 
@@ -156,7 +158,7 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
         noise = torch.randn(z[places].shape, generator=generator)
         # one time step from each part of the schedule: less noise in the loss than with independent ones
         offsets = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
-        steps = (offsets * len(scheduler)).long()
+        steps = (offsets.sqrt() * len(scheduler)).long().clamp(max=len(scheduler) - 1)
         velocity = unet(scheduler.add_noise(z[places], noise, steps), steps, None,
                         added_cond_kwargs={"image_embeds": e[places] * kept}).sample[:, :z.shape[1]]
         return {"velocity": (velocity - scheduler.get_velocity(z[places], noise, steps)).square().mean()}
@@ -164,5 +166,6 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
     train(unet, loss, n_items=len(z), plan=plan, folder=work, description="scenes_decoder UNet")
     movq = VQModel.from_pretrained(out / "movq", use_safetensors=True, low_cpu_mem_usage=False)
     movq.register_to_config(_name_or_path="scenes_decoder")  # not the folder it was read from
-    KandinskyV22Pipeline(unet=unet.half(), scheduler=scheduler, movq=movq.half()).save_pretrained(
+    unet.half().to(memory_format=torch.contiguous_format)
+    KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq.half()).save_pretrained(
         out, safe_serialization=True, max_shard_size=SHARD)

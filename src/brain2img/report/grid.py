@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,19 +186,26 @@ def _trial_scores(results: Results, member: Member, column: Column) -> pd.Series
 def choose(trials: pd.DataFrame, *, per_group: int = PER_GROUP) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
     """Take the best, the middle and the worst of trials that are sorted best first, and some of the rest at random.
 
-    The random ones come first, of stimuli that are not shown yet as far as there are any; no trial is taken twice, and
-    the same trials give the same choice.
+    The random ones come first. No trial is taken twice, no stimulus either as long as there are others, and the same
+    trials give the same choice.
     """
     n = len(trials)
     k = min(per_group, n // 4)
     if k == 0:
         return trials, [("all", n)]
-    middle = min(max((n - k) // 2, k), n - 2 * k)
-    places = [*range(k), *range(middle, middle + k), *range(n - k, n)]
-    rest = trials.iloc[np.random.default_rng(0).permutation(np.setdiff1d(np.arange(n), places))]
-    seen = rest["stimulus_id"].isin(trials["stimulus_id"].iloc[places]) | rest["stimulus_id"].duplicated()
-    drawn = trials.index.get_indexer(rest.index[np.argsort(seen, kind="stable")][:k])
-    chosen = trials.iloc[[*drawn, *places]].reset_index(drop=True)
+    shown: list[int] = []
+
+    def take(order: Iterable[int]) -> list[int]:
+        free = trials.iloc[[place for place in order if place not in shown]]
+        again = free["stimulus_id"].isin(trials["stimulus_id"].iloc[shown]) | free["stimulus_id"].duplicated()
+        found = sorted(trials.index.get_indexer(free.index[np.argsort(again, kind="stable")][:k]))
+        shown.extend(found)
+        return found
+
+    best, worst = take(range(n)), take(range(n - 1, -1, -1))
+    middle = take(sorted(range(n), key=lambda place: abs(place - (n - 1) / 2)))
+    drawn = take(np.random.default_rng(0).permutation(n))
+    chosen = trials.iloc[[*drawn, *best, *middle, *worst]].reset_index(drop=True)
     return chosen, [(RANDOM, k), ("best", k), ("middle", k), ("worst", k)]
 
 
@@ -222,8 +229,8 @@ def build_grid(results: Results, study: str) -> Grid | None:
     what = "decoded images of which pictures were made" if len(ranked) < len(scored[0]) else "decoded test images"
     who = count(n_subjects, f"{simulated}subject")
     how = (f"The {len(ranked)} {what} ({who}) were sorted by {by}; shown are the first, the middle and the last of "
-           "that order, and before them some drawn at random, with a fixed seed, from the other images. None was "
-           "picked by hand.")
+           "that order, and before them some drawn at random, with a fixed seed, from the others, each image once. "
+           "None was picked by hand.")
     stimuli = prepared.stimuli_of(trials["stimulus_id"])
     said = main.captions("decoded") is not None
     words = [str(c[0]) if said and c is not None and len(c) else "" for c in stimuli.table["captions"]]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from brain2img.artifacts import write_json
-from brain2img.training import Plan, train
+from brain2img.training import Plan, log_shares, train
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CLIP: dict[str, Any] = {
@@ -28,6 +28,10 @@ CLIP: dict[str, Any] = {
 }
 """Architecture of scenes_clip, in open_clip's terms: a residual network. A transformer was tried first and named few
 objects, but mostly on batches drawn at random: the two were not compared alike. The vocabulary is counted."""
+
+
+RECOLOURED = 0.3
+"""Share of the steps of scenes_clip in which colours are exchanged in the pictures and hidden in the captions."""
 
 
 def as_input(images: np.ndarray) -> Tensor:
@@ -75,13 +79,14 @@ def write_tokenizer(folder: Path, *, captions: Sequence[str]) -> int:
     return len(vocabulary)
 
 
-def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: Sequence[str], plan: Plan, work: Path,
-               out: Path) -> None:
+def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: Sequence[Sequence[str]],
+               colours: Sequence[str], plan: Plan, work: Path, out: Path) -> None:
     """Train scenes_clip contrastively and save it as open_clip's ``local-dir:`` folder.
 
     Three quarters of a batch are groups of scenes that are alike, because scenes drawn at random are told apart by
     their backgrounds, places and sizes: a model trained on such batches found 88 % of 500 captions of new concepts,
-    but the right one of 48 that differ in the object for only 24 %.
+    but the right one of 48 that differ in the object for only 24 %. In some of the steps colours are exchanged in the
+    pictures and hidden in the captions, so that an object is known in colours it was never met in.
 
     Parameters
     ----------
@@ -90,7 +95,10 @@ def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: 
     captions
         N lists of paraphrases, the shortest last; each step takes one of each scene by chance.
     alike
-        N names of groups: scenes of a group have much in common.
+        One or more groupings, each N names of groups: scenes of a group have much in common. Each step takes one
+        grouping by chance; a model learns what its groups do not share.
+    colours
+        Words that are hidden, by [UNK], beside recoloured pictures.
     plan
         Length and speed.
     work
@@ -110,12 +118,20 @@ def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = open_clip.CLIP(**deepcopy(config))
-    contrast, groups = open_clip.ClipLoss(), _Groups(alike, [texts[-1] for texts in captions])
+    contrast, groupings = open_clip.ClipLoss(), [_Groups(names, [texts[-1] for texts in captions]) for names in alike]
+    words = tokenize.tokenizer
+    hidden = torch.isin(tokens, torch.tensor(words.convert_tokens_to_ids(list(colours))))
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
-        rows = groups.fill(rows, generator)
+        chosen = int(torch.randint(len(groupings), (), generator=generator))
+        rows = groupings[chosen].fill(rows, generator)
+        places = torch.from_numpy(rows)
         form = torch.randint(len(tokens) + 1, (len(rows),), generator=generator).clamp(max=len(tokens) - 1)
-        image, text, scale = model(jitter(as_input(images[rows]), generator), tokens[form, torch.from_numpy(rows)])
+        seen, read = as_input(images[rows]), tokens[form, places]
+        if torch.rand((), generator=generator) < RECOLOURED:
+            seen = recolour(seen, torch.ones(len(rows), dtype=torch.bool), generator)
+            read = read.masked_fill(hidden[form, places], words.unk_token_id)
+        image, text, scale = model(jitter(seen, generator), read)
         return {"clip": contrast(image, text, scale)}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_clip")
@@ -168,7 +184,7 @@ def _save_timm(model: Any, *, architecture: str, args: dict[str, Any], labels: S
 
 JUDGE: dict[str, Any] = {"channels": [32, 64, 128, 192], "num_classes": 0}
 """Architecture of scenes_judge: a residual network, timm's "resnet10t", with these widths."""
-OF_SHAPE, OF_COLOUR = ("kind", "category", "second_kind"), ("colour", "second_colour", "background")
+OF_SHAPE = ("kind", "category", "second_kind")
 
 
 def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[str], plan: Plan, work: Path,
@@ -177,7 +193,9 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
 
     Each kind has only five of the ten colours in training, and a network that guesses the kind from the colour, or the
     colour from the kind, is wrong on every new concept. So kinds are learnt from pictures whose colours are exchanged
-    at random, and colours from pictures so coarse that kinds cannot be seen.
+    at random; and while colours are learnt, how frequent each is among pictures of the kind is added to what the
+    network says, so that it gains nothing by guessing from the kind (logit adjustment, Menon et al. 2021,
+    https://arxiv.org/abs/2007.07314).
 
     Parameters
     ----------
@@ -205,22 +223,23 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
         fields.setdefault(label.partition("=")[0], []).append(i)
     truth = torch.from_numpy(np.asarray(attributes, dtype=np.float32))
 
+    known = log_shares(truth[:, fields["kind"]], truth[:, fields["colour"]])
+
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
-        draw = torch.rand(len(rows), generator=generator)
-        recoloured, coarse = draw < 0.45, draw > 0.7
+        recoloured = torch.rand(len(rows), generator=generator) < 0.45
         x = blur(jitter(recolour(as_input(images[rows]), recoloured, generator), generator), generator, most=3,
-                 chosen=~coarse & (torch.rand(len(rows), generator=generator) < 0.5))
-        x = blur(x, generator, least=5, most=8, chosen=coarse)
+                 chosen=torch.rand(len(rows), generator=generator) < 0.5)
         y, target = model(x), truth[torch.from_numpy(rows)]
         terms = {}
         for name, places in fields.items():
-            of = recoloured if name in OF_SHAPE else coarse if name in OF_COLOUR else ~coarse
-            if not of.any():
-                continue
+            of = recoloured if name in OF_SHAPE else ~recoloured
+            said, right = y[of][:, places], target[of][:, places]
+            if name == "colour":
+                said = said + known[target[of][:, fields["kind"]].argmax(1)]
             if labels[places[0]] == name:
-                terms[name] = nnf.mse_loss(y[of][:, places], target[of][:, places])
+                terms[name] = nnf.mse_loss(said, right)
             else:
-                terms[name] = nnf.cross_entropy(y[of][:, places], target[of][:, places].argmax(1), label_smoothing=0.05)
+                terms[name] = nnf.cross_entropy(said, right.argmax(1), label_smoothing=0.05)
         return {name: (1.0 if name in OF_SHAPE else 0.2) * value for name, value in terms.items()}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_judge")
@@ -235,9 +254,9 @@ def recolour(x: Tensor, chosen: Tensor, generator: Generator) -> Tensor:
     return torch.where(chosen[:, None, None, None], x.gather(1, order.expand_as(x)) * gain * sign, x)
 
 
-def blur(x: Tensor, generator: Generator, *, most: float, chosen: Tensor, least: float = 1.0) -> Tensor:
+def blur(x: Tensor, generator: Generator, *, most: float, chosen: Tensor) -> Tensor:
     """Make the `chosen` ``(B,)`` pictures ``(B, 3, h, w)`` coarser by one random factor, as reconstructions are."""
-    factor = least + (most - least) * float(torch.rand((), generator=generator))
+    factor = 1 + (most - 1) * float(torch.rand((), generator=generator))
     small = nnf.interpolate(x, scale_factor=1 / factor, mode="bilinear", antialias=True, align_corners=False)
     coarse = nnf.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
     return torch.where(chosen[:, None, None, None], coarse, x)

@@ -31,7 +31,7 @@ def check_command_line() -> None:
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+").partition("=")
         group = group.partition("@")[0]
-        if not equals or configs / group not in groups or value in ("", "null") or "{" in value:
+        if not equals or configs / group not in groups or value in ("", "null", "[]") or "{" in value:
             continue
         known = _choices(configs / group)
         for choice in value.strip("[]").split(","):

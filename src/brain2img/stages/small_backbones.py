@@ -96,15 +96,17 @@ class _Workshop:
             "autoencoder": lambda: train_autoencoder(images=self.images, **given),
             "denoiser": lambda: self._denoiser(**given),
             "captioner": lambda: train_captioner(
-                embeddings=self.embeddings(self.clip), captions=self.captions, tokenizer_folder=self.out("clip"),
+                embeddings=self.embeddings(self.clip), captions=self.captions,
+                pairs=(list(scenes.COLOURS), list(scenes.KINDS)), tokenizer_folder=self.out("clip"),
                 condition_spec=self.clip.spec(self.stimuli), **given)}
         actions[part]()
         write_json(work / "done.json", plain(self.cfg[part]))
 
     def _clip(self, **given: Any) -> None:
-        alike = [f"{known['background']} {known['colour']} {known['n_objects']}"
-                 for known in self.stimuli.table["attributes"]]
-        train_clip(images=self.images, captions=self.captions, alike=alike, **given)
+        # objects are learnt where colours are alike, colours where objects are
+        alike = [[f"{known['background']} {known['n_objects']} {known[shared]}"
+                  for known in self.stimuli.table["attributes"]] for shared in ("colour", "kind")]
+        train_clip(images=self.images, captions=self.captions, alike=alike, colours=list(scenes.COLOURS), **given)
 
     def _judge(self, **given: Any) -> None:
         known = Attributes()
