@@ -48,6 +48,30 @@ def test_batched_ledoit_wolf_equals_scikit_learn(shape, unit):
     np.testing.assert_allclose(ledoit_wolf(unit * x), unit**2 * expected, rtol=1e-9)
 
 
+def test_standardised_ledoit_wolf_equals_scikit_learns_discriminant_analysis():
+    from sklearn.discriminant_analysis import _cov
+
+    x = np.random.default_rng(0).standard_normal((4, 6, 50)) * np.geomspace(0.1, 10, 6)[:, None]
+    expected = np.stack([_cov(trial.T, shrinkage="auto") for trial in x])
+    np.testing.assert_allclose(ledoit_wolf(x, standardised=True), expected, rtol=1e-9)
+    constant = np.concatenate([x, np.ones((4, 1, 50))], axis=1)
+    assert np.isfinite(ledoit_wolf(constant, standardised=True)).all()
+
+
+@pytest.mark.parametrize(("fit_on", "splits"), [("train", ["train"]), ("not_test", ["train", "val"])])
+def test_statistics_come_from_the_trials_asked_for(toy, fit_on, splits):
+    data = toy(normalisation={"scale": "subject", "clip": None, "fit_on": fit_on})
+    rows = data.trials.query("subject == 'sub-01' and split in @splits")["row"].to_numpy()
+    expected = np.asarray(data.study.signals("sub-01"), dtype=np.float64)[rows].mean(axis=(0, 2))
+    np.testing.assert_allclose(data.normalisers["sub-01"].state["mean"][0, :, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["shrinkage", "fit_on", "scale"])
+def test_unknown_choices_are_named(name):
+    with pytest.raises(ValueError, match=f"data.{name}: expected .*got 'other'. Choose one of these"):
+        Normalisation(**{name: "other"})
+
+
 def test_whitening_equals_the_published_recipe(toy):
     """Mean over trials of scikit-learn's Ledoit-Wolf covariance, to the power -1/2 (scipy), channels only."""
     from scipy.linalg import fractional_matrix_power

@@ -8,12 +8,15 @@ killed stage never leaves something that looks whole.
 from brain2img.artifacts.arrays import ArrayWriter, EmbeddingCache
 from brain2img.artifacts.captions import Captions
 from brain2img.artifacts.files import (
+    begin_array,
+    check_room,
     digest,
     file_digest,
     read_array,
     safe_name,
     write_array,
     write_json,
+    write_rows,
     write_table,
     writing,
 )
@@ -21,6 +24,7 @@ from brain2img.artifacts.folders import StageFolder, differences, git_commit, op
 from brain2img.artifacts.predictions import Predictions
 from brain2img.artifacts.reconstructions import Reconstructions
 
-__all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "differences",
-           "digest", "file_digest", "git_commit", "open_folder", "read_array", "read_manifest", "safe_name", "versions",
-           "write_array", "write_json", "write_table", "writing"]
+__all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "begin_array",
+           "check_room", "differences", "digest", "file_digest", "git_commit", "open_folder", "read_array",
+           "read_manifest", "safe_name", "versions", "write_array", "write_json", "write_rows", "write_table",
+           "writing"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts.files import read_array, write_json
+from brain2img.artifacts.files import begin_array, check_room, read_array, write_json, write_rows
 from brain2img.artifacts.folders import read_manifest
 from brain2img.records import EmbeddingSpec
 
@@ -36,14 +35,11 @@ class ArrayWriter:
         parts_there = all(self._part(name).exists() for name in arrays)
         resume = begun.get("layout") == self.layout and parts_there
         self.done = int(begun["done"]) if resume else 0
-        need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
-        free = shutil.disk_usage(folder).free
-        if not resume and need > free:
-            raise ValueError(f"disk: expected {need / 1e6:.0f} MB free for {folder}, got {free / 1e6:.0f} MB. "
-                             "Free some space or set paths.outputs to another disk.")
-        self._arrays = {name: np.lib.format.open_memmap(self._part(name), mode="r+" if resume else "w+", shape=shape,
-                                                        dtype=dtype)
-                        for name, (shape, dtype) in arrays.items()}
+        self._n_rows = {name: shape[0] for name, (shape, _) in arrays.items()}
+        if not resume:
+            check_room(folder, arrays.values())
+            for name, (shape, dtype) in arrays.items():
+                begin_array(self._part(name), shape=shape, dtype=dtype)
 
     def _part(self, name: str) -> Path:
         return self.folder / f".{name}.npy.part"
@@ -52,17 +48,14 @@ class ArrayWriter:
         """Append the same number of rows to every array."""
         n = len(next(iter(rows.values())))
         for name, values in rows.items():
-            self._arrays[name][self.done:self.done + n] = values
-            self._arrays[name].flush()
+            write_rows(self._part(name), values, start=self.done)
         self.done += n
         write_json(self._progress, {"layout": self.layout, "done": self.done})
 
     def close(self) -> None:
         """Rename the arrays to their final names; asserts that every row was written."""
-        for name, array in list(self._arrays.items()):
-            assert self.done == array.shape[0], f"{name}: {self.done} of {array.shape[0]} rows written"
-            array.flush()
-            del self._arrays[name]
+        for name, n_rows in self._n_rows.items():
+            assert self.done == n_rows, f"{name}: {self.done} of {n_rows} rows written"
             os.replace(self._part(name), self.folder / f"{name}.npy")
         self._progress.unlink(missing_ok=True)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,18 @@ def writing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming_a_full_disk(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Turn the system's error of a full disk while `path` is written into a ValueError that names it."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent).free / 1e6
@@ -48,8 +59,6 @@ def writing(path: Path) -> Iterator[Path]:
                 f"disk: expected room to write {path.name} into {path.parent}, got a full disk ({free:.0f} MB free). "
                 "Free some space or set paths.outputs to another disk, then run the same command again.") from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,6 +71,35 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write ``.npy`` atomically."""
     with writing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def check_room(folder: Path, arrays: Iterable[tuple[tuple[int, ...], str]]) -> None:
+    """Refuse to begin arrays of the given (shape, dtype) for which the disk has no room."""
+    need = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise ValueError(f"disk: expected {need / 1e6:.0f} MB free for {folder}, got {free / 1e6:.0f} MB. "
+                         "Free some space or set paths.outputs to another disk.")
+
+
+def begin_array(path: Path, *, shape: tuple[int, ...], dtype: str) -> None:
+    """Make an ``.npy`` file of zeros to be filled by `write_rows`; what is not written yet takes no room."""
+    np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+
+
+def write_rows(path: Path, rows: np.ndarray, *, start: int) -> None:
+    """Write `rows` into an ``.npy`` file from row `start` on.
+
+    It is written, not mapped: what was written does not count as memory of the process, processes may write different
+    rows at the same time, and a full disk is an error rather than the end of the process.
+    """
+    with naming_a_full_disk(path), path.open("r+b") as file:
+        assert np.lib.format.read_magic(file) == (1, 0), path
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        assert start + len(rows) <= shape[0], f"{path}: {shape[0]} rows, not {start + len(rows)}"
+        rows = np.ascontiguousarray(np.broadcast_to(rows, (len(rows), *shape[1:])), dtype=dtype)
+        file.seek(start * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR)
+        file.write(rows.data)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

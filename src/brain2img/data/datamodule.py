@@ -63,9 +63,13 @@ class BrainData:
         return bool((self.trials["split"] == "val").any())
 
     def fit_normalisation(self) -> None:
-        """Fit every subject's statistics on its training trials."""
+        """Fit every subject's statistics on its training trials, or as ``data.fit_on`` says."""
         for subject, normaliser in self.normalisers.items():
-            normaliser.fit(self._signals[subject], self._of(subject, "train"))
+            if normaliser.config.fit_on == "not_test":
+                trials = self.trials[(self.trials["subject"] == subject) & (self.trials["split"] != "test")]
+            else:
+                trials = self._of(subject, "train")
+            normaliser.fit(self._signals[subject], trials)
 
     def save_normalisation(self, folder: Path) -> None:
         """Write the statistics, one file a subject, and their index."""

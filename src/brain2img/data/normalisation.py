@@ -31,6 +31,13 @@ class Normalisation:
         Multivariate noise normalisation: whiten the channels by the inverse square root of the mean over training
         trials of the Ledoit-Wolf covariance over time, session by session (Guggenmos et al. 2018,
         https://doi.org/10.1016/j.neuroimage.2018.02.044; as in THINGS-EEG2, training partition only).
+    shrinkage
+        "plain": the Ledoit-Wolf covariance of the signals; "standardised": of the channels of each trial brought to
+        unit variance, and back, as THINGS-EEG2 was published
+        (`sklearn.discriminant_analysis.LinearDiscriminantAnalysis` with ``shrinkage="auto"``).
+    fit_on
+        "train": statistics come from the training trials; "not_test": also from what is held out of them, as where
+        published recipes whiten before they split. Validation is then not wholly unseen; the test split is.
     scale
         "session": z-score every channel with the mean and s.d. of the session's training trials (of all training
         trials where the session has fewer than `min_trials`); "subject": of all training trials; "none".
@@ -46,6 +53,8 @@ class Normalisation:
     channels: list[str] | None = None
     exclude_channels: list[str] = field(default_factory=list)
     noise_normalise: bool = False
+    shrinkage: str = "plain"
+    fit_on: str = "train"
     scale: str = "session"
     clip: float | None = 20.0
     min_trials: int = 20
@@ -55,9 +64,13 @@ class Normalisation:
         if self.scale not in ("session", "subject", "none"):
             raise ValueError(f"data.scale: expected 'session', 'subject' or 'none', got {self.scale!r}. "
                              "Choose one of these.")
+        for name, known in (("shrinkage", ("plain", "standardised")), ("fit_on", ("train", "not_test"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"data.{name}: expected one of {known}, got {getattr(self, name)!r}. Choose one of "
+                                 "these.")
 
 
-def ledoit_wolf(x: np.ndarray) -> np.ndarray:
+def ledoit_wolf(x: np.ndarray, *, standardised: bool = False) -> np.ndarray:
     """Return the Ledoit-Wolf covariance of every trial, as `sklearn.covariance.ledoit_wolf` does one at a time.
 
     Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4.
@@ -66,6 +79,8 @@ def ledoit_wolf(x: np.ndarray) -> np.ndarray:
     ----------
     x
         ``(n, C, T)`` float64: C variables, T samples of each trial.
+    standardised
+        Bring the variables of each trial to unit variance before, and back after.
 
     Returns
     -------
@@ -74,6 +89,9 @@ def ledoit_wolf(x: np.ndarray) -> np.ndarray:
     """
     n_channels, n_times = x.shape[1:]
     x = x - x.mean(axis=2, keepdims=True)
+    scale = x.std(axis=2, keepdims=True) if standardised else np.ones((len(x), n_channels, 1))
+    scale[scale == 0] = 1.0
+    x = x / scale
     covariance = np.stack([trial @ trial.T for trial in x]) / n_times
     mu = np.trace(covariance, axis1=1, axis2=2) / n_channels
     square = np.einsum("nij,nij->n", covariance, covariance)
@@ -82,7 +100,8 @@ def ledoit_wolf(x: np.ndarray) -> np.ndarray:
     delta = square - n_channels * mu**2
     beta = np.clip((fourth / n_times - square) / n_times, 0, delta)
     shrinkage = np.divide(beta, delta, out=np.zeros_like(beta), where=delta > 0)[:, None, None]
-    return (1 - shrinkage) * covariance + shrinkage * mu[:, None, None] * np.eye(n_channels)
+    return ((1 - shrinkage) * covariance + shrinkage * mu[:, None, None] * np.eye(n_channels)) * (
+        scale * scale.swapaxes(1, 2))
 
 
 @dataclass(frozen=True)
@@ -150,7 +169,7 @@ class FittedNormalisation:
         return x[:, self.places, self.samples] if len(self.places) != x.shape[1] else x[:, :, self.samples]
 
     def fit(self, signals: np.ndarray, trials: pd.DataFrame) -> None:
-        """Fit on the given (training) trials, in chunks.
+        """Fit on the given trials (training trials, unless `fit_on` says otherwise), in chunks.
 
         Parameters
         ----------
@@ -199,7 +218,8 @@ class FittedNormalisation:
             for start in range(0, len(rows), CHUNK):
                 x = self._raw(signals, rows[start:start + CHUNK])
                 self._refuse(~np.isfinite(x).all(axis=(0, 2)), "NaN or infinite")
-                total += ledoit_wolf(x.astype(np.float64)).sum(axis=0)
+                total += ledoit_wolf(x.astype(np.float64),
+                                     standardised=self.config.shrinkage == "standardised").sum(axis=0)
             sums[name] = total
         out = []
         for name in names:

@@ -1,7 +1,8 @@
 """The prepared study on disk: writer, memory-mapped reader, validation.
 
 ``spec.json``, ``signals_<subject>.npy`` ``(n_trials, C, T)`` float32, ``trials.parquet``, ``stimuli.parquet`` and
-``images.npy``, as `brain2img.interfaces.Study.prepare` leaves them. Signals carry no fitted statistics.
+``images.npy`` (unless pictures stay outside), as `brain2img.interfaces.Study.prepare` leaves them. Signals carry no
+fitted statistics.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import ArrayWriter, digest, read_array, read_manifest, safe_name, write_json, write_table
+from brain2img.data.images import StimulusImages
+from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
 
 log = logging.getLogger(__name__)
@@ -22,6 +26,7 @@ log = logging.getLogger(__name__)
 TRIAL_COLUMNS = ("subject", "session", "run", "onset", "duration", "stimulus_id", "repetition", "split", "row")
 STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "category", "captions", "attributes")
 SPLITS = ("train", "val", "test")
+_IMAGES_AT_A_TIME = 64
 
 
 class PreparedWriter:
@@ -62,42 +67,101 @@ class PreparedWriter:
         ValueError
             If shapes disagree, or a trial holds NaN or infinite values.
         """
+        self._add(spec, trials=trials, counts={"": len(trials)}, sessions=[lambda: signals], jobs=1)
+
+    def add_sessions(self, spec: SignalSpec, *, trials: pd.DataFrame, sessions: Sequence[Session],
+                     jobs: int = 1) -> None:
+        """Write one subject session by session; after an interruption, sessions that are whole are not read again.
+
+        Parameters
+        ----------
+        spec
+            What the signals are.
+        trials
+            As for `add_subject`; the trials of a session stand together, in the order of `sessions`.
+        sessions
+            ``sessions[i]()`` yields blocks ``(n, C, T)`` of the trials of session i in order: as many trials as
+            ``trials["session"]`` says.
+        jobs
+            Sessions read at the same time; above 1 in processes of their own, to which `sessions` must be picklable.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, or a trial holds NaN or infinite values.
+        """
+        named = trials["session"].fillna("").astype(str)
+        counts = named.groupby(named, sort=False).size().to_dict()
+        changes = int(named.ne(named.shift()).sum())
+        assert changes == len(counts) == len(sessions), f"{len(sessions)} readers of {changes} sessions"
+        self._add(spec, trials=trials, counts=counts, sessions=sessions, jobs=jobs)
+
+    def _add(self, spec: SignalSpec, *, trials: pd.DataFrame, counts: Mapping[str, int], sessions: Sequence[Session],
+             jobs: int) -> None:
         name = safe_name(spec.subject)
-        what = f"signals of subject {spec.subject!r}"
         trials = trials.assign(subject=spec.subject, row=np.arange(len(trials)))
         for column in TRIAL_COLUMNS:
             if column not in trials:
                 trials[column] = None
-        shape = (len(trials), spec.n_channels, spec.n_times)
-        writer = ArrayWriter(self.out, {f"signals_{name}": (shape, "float32")})
-        writer.done = 0  # a subject is the unit of continuing: its blocks come from a generator that starts anew
-        for block in signals:
-            if block.shape[1:] != shape[1:] or writer.done + len(block) > len(trials):
-                raise ValueError(f"{what}: expected at most {len(trials) - writer.done} more trials of {shape[1:]}, "
-                                 f"got a block of {block.shape}. Check the raw files against the study's notes.")
-            bad = ~np.isfinite(block).all(axis=(1, 2))
-            if bad.any():
-                raise ValueError(
-                    f"{what}: expected finite values, got NaN or infinity in {int(bad.sum())} trials (first: trial "
-                    f"{writer.done + int(np.flatnonzero(bad)[0])}). Repair or drop them in the raw files.")
-            writer.write({f"signals_{name}": block})
-        if writer.done != len(trials):
-            raise ValueError(f"{what}: expected {len(trials)} trials, got {writer.done}. "
-                             "Check the raw files against the study's notes.")
-        writer.close()
-        write_table(self._subjects / f"{name}.parquet", trials[list(TRIAL_COLUMNS)])
+        trials = trials[list(TRIAL_COLUMNS)]
+        write_sessions(self.out / f"signals_{name}.npy", shape=(len(trials), spec.n_channels, spec.n_times),
+                       names=list(counts), counts=list(counts.values()), sessions=sessions, jobs=jobs,
+                       identity=digest([spec.to_json(), trials.astype(str).to_dict("list")]),
+                       what=f"signals of subject {spec.subject!r}")
+        write_table(self._subjects / f"{name}.parquet", trials)
         write_json(self._subjects / f"{name}.json", spec.to_json())
 
-    def finish(self, stimuli: pd.DataFrame, *, images: np.ndarray | None = None) -> None:
+    def add_images(self, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, int, int]) -> None:
+        """Pack pictures into ``images.npy``; what an interrupted call has packed is not packed again.
+
+        `finish` is then given stimuli whose `file` is "images.npy" and whose `pointer` is the place in `images`.
+
+        Parameters
+        ----------
+        images
+            ``(h, w, 3)`` uint8 each, one at a time; of a Sequence only those that are still missing are read.
+        n
+            Number of pictures.
+        shape
+            ``(h, w, 3)``.
+
+        Raises
+        ------
+        ValueError
+            If the number or the shape of the pictures disagrees.
+        """
+        if (self.out / "images.npy").exists():
+            return
+        writer = ArrayWriter(self.out, {"images": ((n, *shape), "uint8")})
+        begun = writer.done
+        rest = (images[i] for i in range(begun, len(images))) if isinstance(images, Sequence) else islice(
+            images, begun, None)
+        while block := list(islice(rest, _IMAGES_AT_A_TIME)):
+            for image in block:
+                if image.shape != shape or image.dtype != np.uint8:
+                    raise ValueError(f"images of study {self.study}: expected uint8 pictures of {shape}, got "
+                                     f"{image.dtype} of {image.shape} after {writer.done} others. Correct the study.")
+            if writer.done + len(block) > n:
+                raise ValueError(f"images of study {self.study}: expected {n}, got more. Correct the study.")
+            writer.write({"images": np.stack(block)})
+        if writer.done != n:
+            raise ValueError(f"images of study {self.study}: expected {n}, got {writer.done}. Correct the study.")
+        writer.close()
+
+    def finish(self, stimuli: pd.DataFrame, *, images: np.ndarray | None = None,
+               image_size: int | None = None) -> None:
         """Write the tables and validate the whole.
 
         Parameters
         ----------
         stimuli
-            One line per stimulus with `STIMULUS_COLUMNS`; `attributes` as dictionaries, `file` and `pointer` are
-            filled in when `images` is given.
+            One line per stimulus with `STIMULUS_COLUMNS`; `attributes` as dictionaries, `file` and `pointer` (see
+            `brain2img.data.images`) are filled in when `images` is given.
         images
             ``(N, h, w)`` or ``(N, h, w, 3)`` uint8 in the order of `stimuli`.
+        image_size
+            Side (pixels) to which pictures that stay outside the folder are brought when read; None leaves them as
+            they are, which needs them to be of one size.
         """
         stimuli = stimuli.copy()
         if images is not None:
@@ -117,7 +181,7 @@ class PreparedWriter:
             values = json.loads(path.read_text())
             specs[values["subject"]] = values
             tables.append(pd.read_parquet(path.with_suffix(".parquet")))
-        write_json(self.out / "spec.json", {"study": self.study, "subjects": specs})
+        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs})
         write_table(self.out / "trials.parquet", pd.concat(tables, ignore_index=True))
         PreparedStudy(self.out, finished=False).validate()
 
@@ -138,6 +202,7 @@ class PreparedStudy:
         self.manifest = read_manifest(self.folder, what="prepared study") if finished else {}
         values = json.loads((self.folder / "spec.json").read_text())
         self.name: str = values["study"]
+        self._image_size: int | None = values.get("image_size")
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
         self.trials = pd.read_parquet(self.folder / "trials.parquet")
         self.stimulus_table = pd.read_parquet(self.folder / "stimuli.parquet")
@@ -167,6 +232,11 @@ class PreparedStudy:
         return self.trials[self.trials["subject"] == subject].sort_values("row", ignore_index=True)
 
     @property
+    def has_images(self) -> bool:
+        """Whether the stimuli have pictures."""
+        return bool(self.stimulus_table["file"].notna().any())
+
+    @property
     def stimuli(self) -> Stimuli:
         """All stimuli, in the order of ``stimuli.parquet``."""
         return self.stimuli_of(self.stimulus_table["stimulus_id"])
@@ -177,11 +247,7 @@ class PreparedStudy:
         assert (places >= 0).all(), "unknown stimulus id"
         table = self.stimulus_table.iloc[places].reset_index(drop=True)
 
-        def read(rows: Sequence[int]) -> np.ndarray:
-            images = read_array(self.folder / "images.npy")
-            return np.asarray(images[table["pointer"].to_numpy()[list(rows)].astype(int)])
-
-        return Stimuli(table, read)
+        return Stimuli(table, StimulusImages(self.folder, table, size=self._image_size))
 
     def split_hashes(self) -> dict[str, str]:
         """Return a hash of the stimulus ids of every split, for manifests."""
@@ -205,6 +271,7 @@ class PreparedStudy:
         if unknown:
             raise ValueError(f"trials.parquet of study {self.name}: expected stimuli of stimuli.parquet, got "
                              f"{len(unknown)} others ({sorted(unknown)[0]!r}, ...). Correct the study.")
+        StimulusImages(self.folder, self.stimulus_table).check()
         for subject, spec in self.specs.items():
             shape = (len(self.trials_of(subject)), spec.n_channels, spec.n_times)
             signals = self.signals(subject)

@@ -214,7 +214,7 @@ def build_grid(results: Results, study: str) -> Grid | None:
     scored = score_trials(results, study)
     main = results.main(study)
     prepared = main.prepared
-    if scored is None or prepared is None or not (prepared.folder / "images.npy").exists() or scored[0].empty:
+    if scored is None or prepared is None or not prepared.has_images or scored[0].empty:
         return None
     ranked, by = scored
     pictures = main.reconstructions("decoded")

@@ -68,7 +68,13 @@ def build_study(cfg: DictConfig | Mapping[str, Any]) -> tuple[Study, Path | None
     """Return the study, where its raw files are, and its configuration without that path."""
     config = dict(plain(cfg["study"]))
     raw = config.pop("raw", None)
-    return build(config), None if raw is None else Path(raw).expanduser(), config
+    study = build(config)
+    return study, None if raw is None else Path(raw).expanduser(), identity_of_study(config)
+
+
+def identity_of_study(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a study's configuration shapes the prepared study: not where the files are, nor how fast."""
+    return {key: value for key, value in config.items() if key not in ("raw", "jobs")}
 
 
 def build_spaces(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Space]:

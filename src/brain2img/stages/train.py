@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, digest, open_folder, read_manifest
 from brain2img.data.prepared import PreparedStudy
-from brain2img.stages.build import build_data, build_decoder, plain
+from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
 from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, prepared_folder, relative, training_config
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def train(cfg: DictConfig) -> Path:
     config = training_config(cfg)
     folds = list(iterate_folds(config))
     run = outputs(cfg) / "train" / cfg.name
-    study = {k: v for k, v in plain(cfg.study).items() if k != "raw"}
+    study = identity_of_study(plain(cfg.study))
     facts = {"name": cfg.name, "label": cfg.label, "n_fold_runs": len(folds), "study": study,
              "study_name": prepared.name, "later": {key: plain(cfg.get(key)) for key in LATER}}
     for number, (fold, split_seed, seed) in enumerate(folds):

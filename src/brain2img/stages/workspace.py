@@ -15,7 +15,15 @@ from brain2img.artifacts import EmbeddingCache, differences, digest, read_manife
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder, Space
-from brain2img.stages.build import PARTS, build_data, build_decoder, build_spaces, build_study, plain
+from brain2img.stages.build import (
+    PARTS,
+    build_data,
+    build_decoder,
+    build_spaces,
+    build_study,
+    identity_of_study,
+    plain,
+)
 
 LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "captioner", "prior", "prior_fit",
          "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
@@ -158,7 +166,7 @@ def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
     manifest = read_manifest(folders[0], what="run")
     named = {o.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0] for o in given}
     if "study" in named:
-        asked = {k: v for k, v in plain(cfg.study).items() if k != "raw"}
+        asked = identity_of_study(plain(cfg.study))
         lines = differences(manifest["study"], asked)
         if lines:
             raise ValueError(f"run {folder}: expected a run of the study asked for, got one of another study or "

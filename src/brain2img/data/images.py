@@ -1,0 +1,146 @@
+"""Reads the pictures of a prepared study where they are: packed in its folder, or in the raw files outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from brain2img.artifacts import read_array
+
+PACKED = "images.npy"
+
+
+class StimulusImages(Sequence[np.ndarray]):
+    """Pictures of the stimuli of a table, read when asked for.
+
+    `file` of a stimulus says where its picture is, relative to the prepared folder unless absolute:
+
+    - "images.npy": row `pointer` of the array in the folder, ``(N, h, w, 3)`` or ``(N, h, w)`` uint8;
+    - "<file>.hdf5::<data set>": row `pointer` of a data set ``(N, h, w, 3)`` uint8;
+    - any other file: a picture that PIL reads; `pointer` is null.
+
+    Parameters
+    ----------
+    folder
+        The prepared folder.
+    table
+        Rows of ``stimuli.parquet``.
+    size
+        Side (pixels) to which pictures outside are brought: the largest square in the middle, resampled (Lanczos). None
+        leaves them as they are.
+    """
+
+    def __init__(self, folder: Path, table: pd.DataFrame, *, size: int | None = None) -> None:
+        self.folder = folder
+        self.files = table["file"].tolist()
+        self.pointers = table["pointer"].tolist()
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: Any) -> Any:
+        """Return the picture of one row, or those of a slice of rows, as `__call__` does."""
+        return self(range(len(self))[row]) if isinstance(row, slice) else self([row])[0]
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the pictures of the given rows of the table, ``(n, h, w, 3)`` or, where packed so, ``(n, h, w)``.
+
+        Raises
+        ------
+        ValueError
+            If a picture is missing or damaged, or they are of several sizes.
+        """
+        if all(self.files[row] == PACKED for row in rows):
+            return np.asarray(read_array(self.folder / PACKED)[[int(self.pointers[row]) for row in rows]])
+        out = None
+        for place, row, image in self._one_by_one(rows):
+            out = np.empty((len(rows), *image.shape), dtype=np.uint8) if out is None else out
+            if image.shape != out.shape[1:]:
+                raise ValueError(f"{self.files[row]}: expected a picture of {out.shape[1:]} like the others, got one "
+                                 f"of {image.shape}. Set study.image_size, so that all are read in one size.")
+            out[place] = image
+        assert out is not None
+        return out
+
+    def _one_by_one(self, rows: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield place in `rows`, row, and ``(h, w, 3)`` uint8 picture, file by file."""
+        opened, source = "", None  # one file stays open: the rows of an HDF5 file come together
+        for place in sorted(range(len(rows)), key=lambda i: (self.files[rows[i]], self.pointers[rows[i]] or 0)):
+            row = rows[place]
+            file: str = self.files[row]
+            if file == PACKED:
+                image = np.asarray(read_array(self.folder / PACKED)[int(self.pointers[row])])
+            elif "::" in file:
+                if file != opened:
+                    opened, source = file, _data_set(self.folder, file)
+                image = _row(source, int(self.pointers[row]), file=file)
+            else:
+                image = _picture(self.folder / file)
+            image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+            if self.size is not None and image.shape[:2] != (self.size, self.size):
+                fitted = ImageOps.fit(Image.fromarray(image), (self.size, self.size), method=Image.Resampling.LANCZOS)
+                image = np.asarray(fitted)
+            yield place, row, image
+
+    def check(self) -> None:
+        """Refuse a table that names files or rows that are not there; pictures themselves are not read.
+
+        Raises
+        ------
+        ValueError
+            Naming the file.
+        """
+        pointers = pd.Series(self.pointers, dtype=object)
+        for file, places in pd.Series(self.files, dtype=object).dropna().groupby(self.files).groups.items():
+            if file == PACKED or "::" in file:
+                n = len(read_array(self.folder / PACKED) if file == PACKED else _data_set(self.folder, file))
+                last = int(pointers[places].max())
+                if last >= n:
+                    raise ValueError(f"{file}: expected at least {last + 1} pictures by stimuli.parquet, got {n}. "
+                                     "Correct the study, or fetch the file again.")
+            elif not (self.folder / file).is_file():
+                raise ValueError(f"{file}: expected a picture there, by stimuli.parquet, got no such file. Put it back "
+                                 "where it was when the study was prepared, or prepare the study again.")
+
+
+def _picture(path: Path) -> np.ndarray:
+    """Return an image file as ``(h, w, 3)`` uint8."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected a picture there, got no such file. Put it back where it was when the study "
+                         "was prepared, or prepare the study again.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError of a broken PNG
+        raise ValueError(f"{path}: expected a whole picture, got a damaged file ({error}). Fetch it again.") from error
+
+
+def _data_set(folder: Path, file: str) -> Any:
+    """Open the data set of "<file>::<name>"."""
+    import h5py
+
+    path, name = file.split("::", 1)
+    try:
+        opened = h5py.File(folder / path, "r")
+    except OSError as error:
+        raise ValueError(f"{folder / path}: expected a whole HDF5 file, got none or a damaged one ({error}). Put it "
+                         "back where it was when the study was prepared, or fetch it again.") from error
+    if name not in opened:
+        raise ValueError(f"{folder / path}: expected the data set {name!r}, got {sorted(opened)}. "
+                         "Correct the study's file.")
+    return opened[name]
+
+
+def _row(source: Any, row: int, *, file: str) -> np.ndarray:
+    """Return one row of an HDF5 data set as uint8."""
+    try:
+        return np.asarray(source[row], dtype=np.uint8)
+    except (OSError, IndexError, ValueError) as error:
+        raise ValueError(f"{file}: expected a picture in row {row}, got a damaged file ({error}). "
+                         "Fetch it again.") from error

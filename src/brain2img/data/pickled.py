@@ -1,0 +1,143 @@
+"""Reads pickled dictionaries of arrays, as several public EEG data sets publish them, without trusting or loading them.
+
+Unpickling can run anything. Here it can make NumPy arrays, numbers, strings and plain containers, and nothing else; and
+large arrays are not read but left where they are in the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+#: What a pickle may name: how NumPy of any version writes arrays, types and scalars.
+_NUMPY = {(f"numpy.{core}.{module}", name) for core in ("core", "_core")
+          for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))}
+_ALLOWED = _NUMPY | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+#: Arrays of at least so many bytes stay in the file.
+_LARGE = 1_000_000
+
+
+@dataclass(frozen=True)
+class ArrayInFile:
+    """An array that lies in a file."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str
+
+    def open(self) -> np.ndarray:
+        """Map the array into memory; what is read of it counts as memory until the map is dropped."""
+        return np.memmap(self.path, mode="r", offset=self.offset, shape=self.shape, dtype=self.dtype,
+                         order="C" if self.order == "C" else "F")
+
+
+class _ForbiddenError(Exception):
+    """A pickle names something that is not allowed."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise _ForbiddenError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+class _SkippingLargeParts:
+    """A binary file that leaves large parts out when they are asked for, and remembers where they are."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.size = size
+        self.read = file.read
+        self.readline = file.readline
+        self.parts: dict[int, int] = {}
+
+    def readinto(self, buffer: memoryview) -> int:
+        if buffer.nbytes < _LARGE:
+            return self.file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        start = self.file.tell()
+        if start + buffer.nbytes > self.size:
+            raise EOFError(f"{start + buffer.nbytes - self.size} bytes are missing")
+        self.parts[np.frombuffer(buffer, dtype=np.uint8).ctypes.data] = start
+        self.file.seek(buffer.nbytes, 1)
+        return buffer.nbytes
+
+
+def read_pickled(path: Path, *, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the dictionary of an ``.npy`` file that holds one, or of a plain pickle, whatever its name.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keys
+        What the dictionary must hold.
+
+    Returns
+    -------
+    dict
+        Large arrays as `ArrayInFile`.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, truncated, not such a dictionary, or would run something.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a pickled dictionary, got no such file. Fetch it, or correct study.raw.")
+    values = _load(path, large_in_file=True)
+    if values is None:
+        values = _load(path, large_in_file=False)
+    if isinstance(values, np.ndarray) and values.shape == () and values.dtype == object:
+        values = values.item()
+    if not isinstance(values, dict) or not set(keys) <= set(values):
+        found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path}: expected a dictionary with {', '.join(keys)}, got {found}. Fetch the file again, or "
+                         "correct study.form.")
+    return values
+
+
+def _load(path: Path, *, large_in_file: bool) -> Any:
+    """Return what the file holds, or None where a large part is no array that can stay there."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        skipping = _SkippingLargeParts(file, size)
+        try:
+            if file.read(6) == b"\x93NUMPY":
+                file.seek(0)
+                version = np.lib.format.read_magic(file)
+                read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                    version, np.lib.format.read_array_header_2_0)
+                read_header(file)
+            else:
+                file.seek(0)
+            values = _Unpickler(skipping if large_in_file else file).load()
+        except _ForbiddenError as error:
+            raise ValueError(f"{path}: expected nothing but arrays, numbers, text and containers of them, got a file "
+                             f"that asks for {error}. It may be hostile: fetch it from its authors.") from error
+        except (pickle.UnpicklingError, EOFError, OSError, MemoryError, TypeError, AttributeError, LookupError,
+                ValueError) as error:
+            raise ValueError(f"{path}: expected a whole pickled dictionary, got a truncated or damaged file of {size} "
+                             f"bytes ({error}). Fetch it again.") from error
+    if not large_in_file:
+        return values
+    found = 0
+
+    def placed(value: Any) -> Any:
+        nonlocal found
+        if isinstance(value, np.ndarray) and value.ctypes.data in skipping.parts:
+            found += 1
+            return ArrayInFile(path, skipping.parts[value.ctypes.data], value.shape, value.dtype,
+                               "C" if value.flags.c_contiguous else "F")
+        if isinstance(value, np.ndarray) and value.shape == () and value.dtype == object:
+            return placed(value.item())
+        return {key: placed(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    values = placed(values)
+    return values if found == len(skipping.parts) else None

@@ -1,0 +1,169 @@
+"""Reads the two forms of Alljoined-1.6M, session by session: EDF recordings and flat preprocessed files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brain2img.data.pickled import ArrayInFile, read_pickled
+from brain2img.studies.recordings import naming, places
+
+#: The 32 channels in the order of the published files.
+CHANNELS = tuple("""
+    Cz Fp1 F7 F3 CP5 CP1 P1 P3 P5 P7 PO9 PO7 PO3 O1 O9 Pz
+    POz Oz O10 O2 PO4 PO8 PO10 P8 P6 P4 P2 CP2 CP6 F4 F8 Fp2
+""".split())
+#: Rates of the recording and of what is prepared (Hz); first sample and length of an epoch of the recording.
+RAW_SFREQ, SFREQ = 256.0, 250.0
+RAW_TMIN = round(-0.2 * RAW_SFREQ)
+RAW_N_TIMES = round(1.0 * RAW_SFREQ) - RAW_TMIN + 1
+#: Partition of a presentation -> the flat file that holds it.
+PARTS = {"stim_test": "preprocessed_eeg_test_flat.npy", "stim_train": "preprocessed_eeg_training_flat.npy"}
+_KEYS = ("preprocessed_eeg_data", "ch_names", "times")
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A picture's marker: partition and number of the image, and the sample at which it was shown."""
+
+    part: str
+    number: int
+    sample: int
+
+
+def positions() -> np.ndarray:
+    """Return where the channels are on MNE's template head, ``(32, 3)`` in metres, head coordinates."""
+    import mne
+
+    info = mne.create_info(list(CHANNELS), SFREQ, "eeg", verbose="ERROR").set_montage("colin27_1020", verbose="ERROR")
+    return np.array([channel["loc"][:3] for channel in info["chs"]])
+
+
+def open_edf(path: Path) -> Any:
+    """Open a recording without reading the signals.
+
+    Raises
+    ------
+    ValueError
+        If it is truncated, of another rate, or lacks channels.
+    """
+    import mne
+
+    _check_size(path)
+    with naming(path):
+        raw = mne.io.read_raw_edf(path, preload=False, verbose="ERROR")
+    if abs(raw.info["sfreq"] - RAW_SFREQ) > 1e-3:
+        raise ValueError(f"{path}: expected {RAW_SFREQ:g} samples per second, got {raw.info['sfreq']:g}. Give the "
+                         "recordings as published.")
+    places(raw.ch_names, wanted=CHANNELS, path=path)
+    return raw
+
+
+def _check_size(path: Path) -> None:
+    """Compare the size of an EDF file with what its header says, for MNE reads a truncated one as a shorter one."""
+    with path.open("rb") as file:
+        fixed = file.read(256)
+        with naming(path):
+            n_header, n_records, n_signals = (int(fixed[part]) for part in (slice(184, 192), slice(236, 244),
+                                                                            slice(252, 256)))
+            rest = file.read(n_header - 256)
+            counts = rest[216 * n_signals:224 * n_signals]
+            samples = [int(counts[8 * i:8 * i + 8]) for i in range(n_signals)]
+    expected = n_header + 2 * n_records * sum(samples)
+    if path.stat().st_size != expected:
+        raise ValueError(f"{path}: expected {expected} bytes by its header, got {path.stat().st_size}. "
+                         "Fetch it again.")
+
+
+def markers(path: Path) -> tuple[list[Marker], int]:
+    """Return the pictures' markers of a recording in order, and its number of samples.
+
+    Annotations read "<partition>,<number of the image>,-1,<number of the marker>"; those of oddballs and responses are
+    passed over.
+    """
+    raw = open_edf(path)
+    found = []
+    for onset, text in zip(raw.annotations.onset, raw.annotations.description, strict=True):
+        part, *fields = str(text).split(",")
+        if part not in PARTS:
+            continue
+        if not fields or not fields[0].isdigit():
+            raise ValueError(f"{path}: expected annotations like 'stim_train,123,-1,45', got {str(text)!r}. "
+                             "Fetch it again.")
+        found.append(Marker(part, int(fields[0]), round(onset * RAW_SFREQ)))
+    return found, int(raw.n_times)
+
+
+@dataclass(frozen=True, eq=False)
+class EDFSession:
+    """Reads the blocks of one session one by one: (file, samples of the markers that are kept)."""
+
+    blocks: tuple[tuple[Path, np.ndarray], ...]
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Yield one block ``(n, 32, T)`` float32 (V) for each block."""
+        import mne
+
+        for path, samples in self.blocks:
+            raw = open_edf(path)
+            chosen = places(raw.ch_names, wanted=CHANNELS, path=path)
+            with naming(path):
+                signals = raw.get_data(picks=chosen)
+            for start in range(0, len(samples), _CHUNK):
+                window = samples[start:start + _CHUNK, None] + RAW_TMIN + np.arange(RAW_N_TIMES)
+                epochs = signals[:, window].transpose(1, 0, 2)
+                epochs -= epochs[..., :1 - RAW_TMIN].mean(axis=-1, keepdims=True)
+                yield mne.filter.resample(epochs, up=SFREQ, down=RAW_SFREQ, npad="auto", window="auto", pad="edge",
+                                          verbose="ERROR").astype(np.float32)
+
+
+def check_flat(path: Path, *, n: int, table: Path) -> np.ndarray:
+    """Check a flat file against the number of trials that `table` has kept, and return its times ``(T,)`` (s).
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or its trials, channels or times are not those expected.
+    """
+    values = read_pickled(path, keys=_KEYS)
+    places(values["ch_names"], wanted=CHANNELS, path=path)
+    shape, times = values["preprocessed_eeg_data"].shape, np.asarray(values["times"], dtype=float)
+    if len(shape) != 3 or shape[0] != n:
+        raise ValueError(f"{path}: expected {n} trials, as {table.name} has kept, x channels x samples, got {shape}. "
+                         "Fetch both again.")
+    if shape[1:] != (len(values["ch_names"]), len(times)) or not np.allclose(np.diff(times) * SFREQ, 1, atol=1e-3):
+        raise ValueError(f"{path}: expected {len(values['ch_names'])} channels x {len(times)} samples at {SFREQ:g} Hz, "
+                         f"got {shape[1:]} from {times[0]:g} to {times[-1]:g} s. Fetch the folders of 250 Hz, or "
+                         "prepare from the recordings with study.form=edf.")
+    return times
+
+
+@dataclass(frozen=True, eq=False)
+class FlatSession:
+    """Reads the trials of one session from the flat files: partition of each trial, and its place in that file."""
+
+    folder: Path
+    parts: tuple[str, ...]
+    rows: np.ndarray
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Yield blocks ``(n, 32, T)`` float32 in the order of the trials."""
+        for start in range(0, len(self.rows), _CHUNK):
+            parts, rows = np.array(self.parts[start:start + _CHUNK]), self.rows[start:start + _CHUNK]
+            block: np.ndarray | None = None
+            for part in dict.fromkeys(parts.tolist()):
+                path = self.folder / PARTS[part]
+                values = read_pickled(path, keys=_KEYS)
+                array = values["preprocessed_eeg_data"]
+                array = array.open() if isinstance(array, ArrayInFile) else array
+                chosen = places(values["ch_names"], wanted=CHANNELS, path=path)
+                some = np.asarray(array[rows[parts == part]])[:, chosen].astype(np.float32)
+                block = np.empty((len(rows), *some.shape[1:]), dtype=np.float32) if block is None else block
+                block[parts == part] = some
+            assert block is not None
+            yield block

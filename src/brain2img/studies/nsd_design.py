@@ -1,0 +1,175 @@
+"""What NSD showed to whom and when, and what is common to the layouts it is found in.
+
+Allen et al. 2022, https://doi.org/10.1038/s41593-021-00962-x; layout by the data manual, https://cvnlab.slite.page.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Sessions of subjects 1 to 8, and the last ones of each that the first release held back.
+SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
+HELD_BACK = 3
+#: Seconds that a picture is shown; one begins in slots of 4 s.
+DURATION = 3.0
+_SLOT = 4.0
+#: Sessions -> pictures, shared pictures and trials with shared pictures in them, as published; None is not stated.
+_COUNTS = {27: (None, None, 1985), 29: (None, None, 2113), 30: (9209, 907, 2188), 32: (9411, 930, 2371),
+           37: (9841, 982, 2770), 40: (10000, 1000, 3000)}
+
+
+def subject_name(subject: int) -> str:
+    """Return the subject as NSD writes it: "subj01"."""
+    return f"subj{subject:02d}"
+
+
+def n_sessions(subject: int, *, sessions: str | int, of: int = 40) -> int:
+    """Return how many sessions of a subject are asked for.
+
+    Parameters
+    ----------
+    subject
+        1 to 8.
+    sessions
+        "all", "early" (without those that the first release held back) or the number of the last one wanted.
+    of
+        Sessions in the design; simulated ones of fewer keep the proportions of the subjects.
+    """
+    there = SESSIONS[subject - 1] * of // 40
+    if sessions == "early":
+        return max(1, there - HELD_BACK)
+    return there if sessions == "all" else min(int(sessions), there)
+
+
+def existing(raw: Path, *places: str, cure: str) -> Path:
+    """Return the first of `places` that is in `raw`.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for place in places:
+        if (raw / place).exists():
+            return raw / place
+    raise ValueError(f"{places[0]}: expected it in {raw}, got nothing there. {cure}")
+
+
+@contextmanager
+def reading(path: Path, *, what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a damaged file into a ValueError that names the file."""
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        yield
+    except (ImageFileError, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
+        size = f"of {path.stat().st_size} bytes" if path.exists() else "missing"
+        raise ValueError(f"{path}: expected a whole {what}, got a truncated or damaged file {size} ({error}). "
+                         "Fetch it again.") from error
+
+
+@dataclass(frozen=True)
+class Design:
+    """What was shown when: ``nsd_expdesign.mat``, with all numbers from 0.
+
+    Parameters
+    ----------
+    order
+        ``(n_trials,)`` place of each trial's picture in the list of the subject; the same for all subjects.
+    images
+        ``(8, n_images)`` these lists: rows of ``nsd_stimuli.hdf5``.
+    shared
+        Rows of the pictures that all subjects see, ascending.
+    pattern
+        ``(sessions, runs, slots)``: whether a slot of 4 s shows a picture.
+    """
+
+    order: np.ndarray
+    images: np.ndarray
+    shared: np.ndarray
+    pattern: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> Design:
+        """Read and check the file.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, its parts contradict each other, or its counts are not those published.
+        """
+        from scipy.io import loadmat
+
+        try:
+            values: dict[str, Any] = loadmat(path)
+        except Exception as error:  # of a damaged file SciPy raises whatever it stumbles over, zlib's own error too
+            raise ValueError(f"{path}: expected a whole MATLAB v5 file, got a damaged one of {path.stat().st_size} "
+                             f"bytes ({error}). Fetch it again.") from error
+        names = ("masterordering", "subjectim", "sharedix", "stimpattern")
+        if missing := [name for name in names if name not in values]:
+            raise ValueError(f"{path}: expected the variables {', '.join(names)}, got no {', '.join(missing)}. "
+                             "Fetch NSD's own file.")
+        order, images, shared = (values[name].astype(np.int64) - 1 for name in names[:3])
+        design = cls(order.ravel(), images, np.sort(shared.ravel()), values["stimpattern"] > 0)
+        design._check(path)
+        return design
+
+    def _check(self, path: Path) -> None:
+        if self.images.ndim != 2 or len(self.images) != len(SESSIONS) or self.pattern.ndim != 3:
+            raise ValueError(f"{path}: expected the pictures of {len(SESSIONS)} subjects in subjectim and (sessions, "
+                             f"runs, slots) in stimpattern, got {self.images.shape} and {self.pattern.shape}. "
+                             "Fetch NSD's own file.")
+        shown = int(self.pattern.sum())
+        if shown != len(self.order) or self.order.max() >= self.images.shape[1]:
+            raise ValueError(f"{path}: expected a picture of {self.images.shape[1]} for each of {shown} shown by "
+                             f"stimpattern, got {len(self.order)} up to number {self.order.max() + 1} in "
+                             "masterordering. Fetch the file again.")
+        for subject, mine in enumerate(self.images, start=1):
+            if not np.array_equal(np.sort(mine[:len(self.shared)]), self.shared):
+                raise ValueError(f"{path}: expected the pictures of sharedix at the head of every subject's subjectim, "
+                                 f"got others for {subject_name(subject)}. Fetch the file again.")
+        if (len(self.order), self.images.shape[1]) != (30000, 10000):
+            return
+        sizes = self.pattern.sum(axis=(1, 2))
+        for sessions, published in _COUNTS.items():
+            before = self.order[:sizes[:sessions].sum()]
+            shared = before < len(self.shared)
+            found = (len(np.unique(before)), len(np.unique(before[shared])), int(shared.sum()))
+            if any(p not in (None, f) for p, f in zip(published, found, strict=True)):
+                raise ValueError(f"{path}: expected {published} pictures, shared pictures and trials with these in the "
+                                 f"first {sessions} sessions, as published, got {found}. Fetch NSD's own file.")
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions of those who had all."""
+        return len(self.pattern)
+
+    @property
+    def shared_early(self) -> np.ndarray:
+        """Rows of the shared pictures shown before the sessions held back: the 982."""
+        before = self.order[:self.pattern[:self.n_sessions - HELD_BACK].sum()]
+        return np.sort(self.images[0, np.unique(before[before < len(self.shared)])])
+
+    def trials(self, subject: int, *, sessions: int) -> pd.DataFrame:
+        """Return the trials of a subject's first sessions in the order of recording.
+
+        Returns
+        -------
+        pandas.DataFrame
+            image (row of ``nsd_stimuli.hdf5``), session and run (from 1), onset from the start of the run and duration
+            (s), place (of the trial within its session, from 0).
+        """
+        where = np.argwhere(self.pattern[:sessions])
+        table = pd.DataFrame({"image": self.images[subject - 1, self.order[:len(where)]], "session": where[:, 0] + 1,
+                              "run": where[:, 1] + 1, "onset": where[:, 2] * _SLOT, "duration": DURATION})
+        table["place"] = table.groupby("session").cumcount()
+        return table

@@ -1,0 +1,400 @@
+"""THINGS-EEG2 (Gifford et al. 2022): the raw recordings, or the public folders already preprocessed at 250 Hz."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from brain2img.artifacts import digest
+from brain2img.data.images import PACKED, StimulusImages
+from brain2img.data.pickled import ArrayInFile, read_pickled
+from brain2img.data.prepared import PreparedWriter
+from brain2img.data.sessions import Session
+from brain2img.data.things import stimulus_table, validation_concepts
+from brain2img.interfaces import Study
+from brain2img.records import SignalSpec
+
+log = logging.getLogger(__name__)
+
+#: The 63 channels that all published results use, in their order; the recording has the reference Fz beside them.
+CHANNELS = tuple("""
+    Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9
+    FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2
+    C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 P7 P5
+    P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2
+""".split())
+PARTS = ("training", "test")
+FORMS = ("raw", "preprocessed")
+#: Rate of the recording and of what is prepared (Hz), window (s), code of a target (a picture to be reported).
+RAW_SFREQ, SFREQ, TMIN, TMAX, TARGET = 1000, 250, -0.2, 1.0, 99999
+DURATION = 0.1
+_RAW_KEYS = ("raw_eeg_data", "ch_names", "ch_types", "sfreq")
+_PREPROCESSED_KEYS = ("preprocessed_eeg_data", "ch_names", "times")
+#: Seconds of a recording, and trials of a preprocessed file, read at a time.
+_SECONDS, _TRIALS = 20, 400
+
+
+class ThingsEEG2(Study):
+    """Ten people looking at THINGS images for 0.1 s every 0.2 s: 63 channels, 4 sessions.
+
+    Gifford et al. 2022, https://doi.org/10.1016/j.neuroimage.2022.119754; https://osf.io/3jk45. 16,540 training images
+    (10 of each of 1,654 concepts) are shown four times, two of them in one session; 200 test images, each of a concept
+    of its own, 20 times in every session. Raw recordings are prepared as the authors do
+    (https://github.com/gifale95/eeg_encoding), with the window of the 63-channel pipelines: -0.2 to 1.0 s around onset,
+    the mean before onset taken off, resampled to 250 Hz. Every trial is kept, where the authors draw two and twenty a
+    session; nothing is whitened. Targets are left out.
+
+    The preprocessed folders are whitened, their repetitions shuffled over sessions: session and onset are unknown.
+
+    Parameters
+    ----------
+    form
+        "raw": ``sub-<ss>/ses-<ss>/raw_eeg_{training,test}.npy``. "preprocessed":
+        ``sub-<ss>/preprocessed_eeg_{training,test}.npy``. The subjects lie in the raw folder or in a folder of it.
+    subjects
+        Numbers of the subjects.
+    n_sessions
+        Sessions that every subject must have (form "raw").
+    repetitions
+        Part ("training", "test") -> times that each of its images was shown at least, over all sessions.
+    n_val_concepts
+        Training concepts whose images are held out for validation, the same for all subjects.
+    images
+        Folder with ``training_images/<number>_<concept>/<image>.jpg`` and ``test_images/...``, relative to the raw
+        folder; ``image_metadata.npy`` (order of the images) and ``things_concepts.tsv`` (categories) are read where
+        they are there.
+    image_size
+        Side (pixels) in which images are read.
+    pack_images
+        Copy the images, in that size, into the prepared folder instead of reading them where they are.
+    seed
+        Seed of the choice of validation concepts.
+    jobs
+        Sessions read at the same time.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+    """
+
+    name = "things_eeg2"
+
+    def __init__(self, *, form: str = "raw", subjects: Sequence[int] = tuple(range(1, 11)), n_sessions: int = 4,
+                 repetitions: Mapping[str, int] | None = None, n_val_concepts: int = 100, images: str = "image_set",
+                 image_size: int = 500, pack_images: bool = False, seed: int = 0, jobs: int = 1) -> None:
+        self.repetitions = {"training": 4, "test": 80} | dict(repetitions or {})
+        if form not in FORMS:
+            raise ValueError(f"study.form: expected one of {FORMS}, got {form!r}. Choose one of these.")
+        if set(self.repetitions) != set(PARTS):
+            raise ValueError(f"study.repetitions: expected the parts {PARTS}, got {sorted(self.repetitions)}. "
+                             "Correct it.")
+        if not subjects:
+            raise ValueError("study.subjects: expected numbers of subjects, got none. Give some of 1 to 10.")
+        self.form = form
+        self.variant = form
+        self.subjects = [f"sub-{number:02d}" for number in subjects]
+        self.n_sessions = n_sessions
+        self.n_val_concepts = n_val_concepts
+        self.images = images
+        self.image_size = image_size
+        self.pack_images = pack_images
+        self.seed = seed
+        self.jobs = jobs
+
+    def raw_id(self, raw: Path | None) -> str:
+        """Return a digest of the names and sizes of the recordings and of the names of the images."""
+        raw = self._existing(raw)
+        folders = [self._folder(raw, subject) for subject in self.subjects]
+        files = sorted(path for folder in folders for path in folder.rglob("*_eeg_*.npy"))
+        sizes = [["/".join(path.parts[-3:]), path.stat().st_size] for path in files]
+        return digest([sizes, {part: list(found) for part, found in self._images(raw).items()}])
+
+    def _existing(self, raw: Path | None) -> Path:
+        if raw is None or not Path(raw).is_dir():
+            raise ValueError(f"study.raw: expected the folder of THINGS-EEG2, got "
+                             f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
+                             "data_prep/things_eeg2.md says where to get it.")
+        return Path(raw).resolve()
+
+    def _folder(self, raw: Path, subject: str) -> Path:
+        """Return the folder of a subject: the one that holds files of the form asked for."""
+        pattern = "ses-*" if self.form == "raw" else "preprocessed_eeg_*.npy"
+        for folder in (raw / subject, *sorted(raw.glob(f"*/{subject}"))):
+            if any(folder.glob(pattern)):
+                return folder
+        raise ValueError(f"{raw}: expected {subject}/{pattern} in it or in a folder of it, got nothing. Fetch the "
+                         "subject, leave it out of study.subjects, or correct study.form.")
+
+    def prepare(self, raw: Path | None, out: Path) -> None:
+        """Write the prepared study from the folder `raw`."""
+        raw = self._existing(raw)
+        images = self._images(raw)
+        stimuli = stimulus_table({name: path for part in PARTS for name, path in images[part].items()},
+                                 concepts=raw / self.images / "things_concepts.tsv")
+        concepts = dict(zip(stimuli["stimulus_id"], stimuli["concept"], strict=True))
+        val = validation_concepts(map(concepts.__getitem__, images["training"]), n=self.n_val_concepts, seed=self.seed)
+        split = {name: "val" if concepts[name] in val else "train" for name in images["training"]}
+        split |= dict.fromkeys(images["test"], "test")
+        names = {part: list(found) for part, found in images.items()}
+
+        writer = PreparedWriter(out, study=self.name)
+        # Files of all subjects are checked before the first of them is prepared.
+        check = _recordings if self.form == "raw" else _preprocessed
+        todo = {subject: check(self._folder(raw, subject), study=self, names=names)
+                for subject in self.subjects if not writer.has_subject(subject)}
+        for subject, found in todo.items():
+            trials = found.trials.assign(split=found.trials["stimulus_id"].map(split), duration=DURATION)
+            spec = SignalSpec(subject=subject, modality="eeg", n_channels=len(CHANNELS), ch_names=CHANNELS,
+                              ch_types=("eeg",) * len(CHANNELS), positions=_positions(), sfreq=float(SFREQ),
+                              **found.spec)
+            log.info("%s: %d trials in %d sessions", subject, len(trials), len(found.sessions))
+            writer.add_sessions(spec, trials=trials, sessions=found.sessions, jobs=self.jobs)
+        if self.pack_images:
+            pictures = StimulusImages(out, stimuli.assign(pointer=None), size=self.image_size)
+            writer.add_images(pictures, n=len(stimuli), shape=(self.image_size, self.image_size, 3))
+            stimuli = stimuli.assign(file=PACKED, pointer=np.arange(len(stimuli)))
+        writer.finish(stimuli, image_size=self.image_size)
+
+    def _images(self, raw: Path) -> dict[str, dict[str, Path]]:
+        """Return part -> name of each image without ending -> its path, in the order of the codes in the recordings."""
+        folder = raw / self.images
+        metadata = folder / "image_metadata.npy"
+        found: dict[str, dict[str, Path]] = {}
+        for part, short in (("training", "train"), ("test", "test")):
+            place = folder / f"{part}_images"
+            if metadata.is_file():
+                keys = (f"{short}_img_concepts", f"{short}_img_files")
+                values = read_pickled(metadata, keys=keys)
+                paths = [place / str(concept) / str(file)
+                         for concept, file in zip(*(values[key] for key in keys), strict=True)]
+            else:
+                paths = sorted(path for path in place.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+            found[part] = {path.stem: path for path in paths}
+            if len(found[part]) != len(paths) or not paths:
+                raise ValueError(f"{place}: expected images of different names in <number>_<concept> folders, got "
+                                 f"{len(paths)} images of {len(found[part])} names. Unpack {part}_images.zip of "
+                                 "https://osf.io/y63gw there, or set study.images.")
+        both = set(found["training"]) & set(found["test"])
+        if both:
+            raise ValueError(f"{folder}: expected other test images than training images, got {sorted(both)[0]!r} "
+                             "among both. Fetch the images again.")
+        return found
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return the study of one subject; its files are what makes it small or large."""
+        return cls(subjects=(1,), n_val_concepts=1)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Trials of a subject, a reader for each of its sessions, and what its signals are."""
+
+    trials: pd.DataFrame
+    sessions: list[Session]
+    spec: dict[str, Any]
+
+
+def _positions() -> np.ndarray:
+    """Return where the channels are on MNE's template head, ``(63, 3)`` in metres, head coordinates."""
+    import mne
+
+    info = mne.create_info(list(CHANNELS), SFREQ, "eeg").set_montage("colin27_1005")
+    return np.array([channel["loc"][:3] for channel in info["chs"]])
+
+
+def _array(values: Mapping[str, Any], key: str) -> np.ndarray:
+    """Return an array of a pickled dictionary, mapped where it is large."""
+    return values[key].open() if isinstance(values[key], ArrayInFile) else np.asarray(values[key])
+
+
+def _places(names: Sequence[str], *, path: Path) -> list[int]:
+    """Return where the 63 channels are among `names`."""
+    missing = [name for name in CHANNELS if name not in names]
+    if missing:
+        others = [name for name in names if name not in CHANNELS]
+        raise ValueError(f"{path}: expected the {len(CHANNELS)} channels of THINGS-EEG2, got none named "
+                         f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} (beside them: "
+                         f"{', '.join(others[:5]) or 'none'}). Give them their published names, or fetch the file "
+                         "again.")
+    return [list(names).index(name) for name in CHANNELS]
+
+
+# ---- form "raw"
+
+
+def _recordings(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[str]]) -> _Subject:
+    """Check the recordings of a subject and read their events; signals are read session by session later."""
+    expected = {f"ses-{number:02d}" for number in range(1, study.n_sessions + 1)}
+    there = {path.name for path in folder.glob("ses-*")}
+    if there != expected:
+        raise ValueError(f"{folder}: expected the sessions {', '.join(sorted(expected))}, got "
+                         f"{', '.join(sorted(there))}. Fetch what is missing, or set study.n_sessions.")
+    tables: list[pd.DataFrame] = []
+    sessions: list[Session] = []
+    for session in sorted(expected):
+        onsets = {}
+        for part in PARTS:
+            path = folder / session / f"raw_eeg_{part}.npy"
+            samples, codes = _events(path)
+            wrong = (codes < 1) | (codes > len(names[part]))
+            if wrong.any():
+                raise ValueError(f"{path}: expected codes of the {len(names[part])} {part} images in 'stim', 1 to "
+                                 f"{len(names[part])}, got {codes[wrong][0]}. Give the images of this study with "
+                                 "study.images, or fetch the file again.")
+            onsets[path] = samples
+            tables.append(pd.DataFrame({"stimulus_id": [names[part][code - 1] for code in codes], "run": part,
+                                        "session": session.removeprefix("ses-"), "onset": samples / RAW_SFREQ}))
+        sessions.append(_Session(onsets))
+    trials = pd.concat(tables, ignore_index=True)
+    trials["repetition"] = trials.groupby("stimulus_id").cumcount()
+    for part in PARTS:
+        shown = trials.loc[trials["run"] == part, "stimulus_id"].value_counts().reindex(names[part], fill_value=0)
+        fewest, least = shown.idxmin(), int(shown.min())
+        if least < study.repetitions[part]:
+            mine = trials[trials["stimulus_id"] == fewest].groupby("session").size()
+            per_session = ", ".join(f"{session}: {mine.get(session.removeprefix('ses-'), 0)}"
+                                    for session in sorted(expected))
+            raise ValueError(f"{folder}/ses-*/raw_eeg_{part}.npy: expected every {part} image at least "
+                             f"{study.repetitions[part]} times, got {least} of {fewest} ({per_session}). A file is "
+                             "incomplete, or of another image set: fetch it again, or set study.repetitions.")
+    spec = {"units": "V", "n_times": round((TMAX - TMIN) * SFREQ), "tmin": TMIN, "filtered": "0.01-100 Hz on line"}
+    return _Subject(trials, sessions, spec)
+
+
+def _read_raw(path: Path) -> dict[str, Any]:
+    """Return the dictionary of a recording, checked."""
+    values = read_pickled(path, keys=_RAW_KEYS)
+    if float(values["sfreq"]) != RAW_SFREQ:
+        raise ValueError(f"{path}: expected {RAW_SFREQ} Hz, got {values['sfreq']} Hz. Fetch the file as published: "
+                         "onsets and filters would differ.")
+    names = list(values["ch_names"])
+    _places(names, path=path)
+    if "stim" not in names:
+        raise ValueError(f"{path}: expected a channel 'stim' with codes of images, got none. Fetch the file again.")
+    shape = values["raw_eeg_data"].shape
+    if len(shape) != 2 or shape[0] != len(names):
+        raise ValueError(f"{path}: expected raw_eeg_data of {len(names)} channels x samples, got {shape}. Fetch "
+                         "the file again.")
+    return values
+
+
+def _events(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return sample and code of every image of a recording, targets and what is cut off by its ends left out."""
+    import mne
+
+    values = _read_raw(path)
+    stim = np.asarray(_array(values, "raw_eeg_data")[list(values["ch_names"]).index("stim")], dtype=float)
+    raw = mne.io.RawArray(stim[None], mne.create_info(["stim"], RAW_SFREQ, "stim"), verbose="error")
+    try:
+        events = mne.find_events(raw, stim_channel="stim", verbose="error")
+    except ValueError as error:
+        raise ValueError(f"{path}: expected codes of images in 'stim', got a channel MNE finds no events in ({error}). "
+                         "Fetch the file again.") from error
+    events = events[events[:, 2] != TARGET]
+    whole = (events[:, 0] + round(TMIN * RAW_SFREQ) >= 0) & (events[:, 0] + round(TMAX * RAW_SFREQ) < len(stim))
+    if not whole.all():
+        log.warning("%s: %d images are shown too near to an end of the recording; they are left out", path,
+                    int((~whole).sum()))
+    return events[whole, 0].astype(np.int64), events[whole, 2].astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Session:
+    """Reads the trials of one session: path of a recording -> ``(n,)`` samples of its onsets."""
+
+    onsets: dict[Path, np.ndarray]
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        for path, onsets in self.onsets.items():
+            values = _read_raw(path)
+            places = _places(list(values["ch_names"]), path=path)
+            for some in np.split(onsets, np.flatnonzero(np.diff(onsets // (_SECONDS * RAW_SFREQ))) + 1):
+                if len(some):
+                    yield _epochs(values, some, places=places, path=path)
+
+
+def _epochs(values: Mapping[str, Any], onsets: np.ndarray, *, places: list[int], path: Path) -> np.ndarray:
+    """Return ``(n, 63, 300)`` epochs (V), the mean before onset taken off, at 250 Hz; only their stretch is read."""
+    start, stop = int(onsets[0]) + round(TMIN * RAW_SFREQ), int(onsets[-1]) + round(TMAX * RAW_SFREQ) + 1
+    data = np.asarray(_array(values, "raw_eeg_data")[:, start:stop], dtype=np.float64)[places]
+    bad = ~np.isfinite(data).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{path}: expected finite values, got NaN or infinity in {CHANNELS[int(np.argmax(bad))]}, at "
+                         f"{start / RAW_SFREQ:.0f} to {stop / RAW_SFREQ:.0f} s. Fetch the file again, or repair it.")
+    chain = _chain()
+    epochs = np.stack([data[:, first:first + len(chain)] for first in onsets - onsets[0]])
+    return (epochs.reshape(-1, len(chain)) @ chain).reshape(len(epochs), len(data), -1).astype(np.float32)
+
+
+@cache
+def _chain() -> np.ndarray:
+    """Return ``(1201, 300)``: what MNE makes of each sample of an epoch when it takes off the baseline and resamples.
+
+    Both are linear and the same for every channel: one product does for all epochs what MNE does channel by channel.
+    """
+    import mne
+
+    samples = np.eye(round((TMAX - TMIN) * RAW_SFREQ) + 1)[:, None]
+    info = mne.create_info(1, RAW_SFREQ, "eeg")
+    epochs = mne.EpochsArray(samples, info, tmin=TMIN, baseline=(None, 0), verbose="error")
+    return np.asarray(epochs.resample(SFREQ, verbose="error").get_data(copy=False)[:, 0])
+
+
+# ---- form "preprocessed"
+
+
+def _preprocessed(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[str]]) -> _Subject:
+    """Check the two preprocessed files of a subject; they are read later, some conditions at a time."""
+    tables, times = [], {}
+    for part in PARTS:
+        path = folder / f"preprocessed_eeg_{part}.npy"
+        values = read_pickled(path, keys=_PREPROCESSED_KEYS)
+        _places(list(values["ch_names"]), path=path)
+        shape = values["preprocessed_eeg_data"].shape
+        expected = (len(names[part]), study.repetitions[part], len(values["ch_names"]))
+        if len(shape) != 4 or shape[:3] != expected:
+            raise ValueError(f"{path}: expected preprocessed_eeg_data of images x repetitions x channels "
+                             f"{expected} x samples, got {shape}. Fetch the file again, or set study.images or "
+                             "study.repetitions.")
+        # `times` still has the samples before onset, which were cut off the signals
+        times[part] = np.asarray(values["times"], dtype=float)[-shape[3]:]
+        if len(times[part]) != shape[3] or not np.allclose(np.diff(times[part]) * SFREQ, 1, atol=1e-3):
+            step = np.diff(np.asarray(values["times"], dtype=float)).mean() if len(values["times"]) > 1 else np.nan
+            raise ValueError(f"{path}: expected {shape[3]} samples at {SFREQ} Hz, got {len(values['times'])} times at "
+                             f"{1 / step:.6g} Hz. Fetch the folders of 250 Hz, or prepare the raw files.")
+        tables.append(pd.DataFrame({"stimulus_id": np.repeat(names[part], shape[1]),
+                                    "repetition": np.tile(np.arange(shape[1]), shape[0])}))
+    if not np.array_equal(times["training"], times["test"]):
+        raise ValueError(f"{folder}: expected the same times in both files, got {times['training'][[0, -1]]} and "
+                         f"{times['test'][[0, -1]]} s. Fetch them again.")
+    trials = pd.concat(tables, ignore_index=True).assign(session=None, run=None, onset=None)
+    spec = {"units": "a.u.", "n_times": len(times["test"]), "tmin": float(times["test"][0]), "whitened": True,
+            "filtered": "0.01-100 Hz on line"}
+    return _Subject(trials, [_Preprocessed(folder)], spec)
+
+
+@dataclass(frozen=True)
+class _Preprocessed:
+    """Reads the preprocessed trials of a subject: training, then test, repetitions of an image together."""
+
+    folder: Path
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        for part in PARTS:
+            path = self.folder / f"preprocessed_eeg_{part}.npy"
+            values = read_pickled(path, keys=_PREPROCESSED_KEYS)
+            places = _places(list(values["ch_names"]), path=path)
+            n_conditions, n_repetitions, _, n_times = values["preprocessed_eeg_data"].shape
+            step = max(1, _TRIALS // n_repetitions)
+            for start in range(0, n_conditions, step):
+                data = _array(values, "preprocessed_eeg_data")[start:start + step]
+                yield np.asarray(data, dtype=np.float32)[:, :, places].reshape(-1, len(places), n_times)
