@@ -36,6 +36,16 @@ def test_large_arrays_stay_in_the_file(tmp_path, protocol, order):
     np.testing.assert_array_equal(data, LARGE)
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_permuted_axes_are_read_as_they_were(tmp_path, protocol):
+    """NumPy 2 pickles such arrays as they lie in memory, whatever the order of the axes."""
+    x = np.random.default_rng(0).normal(size=(40, 32, 250))
+    for permuted in (x[np.arange(40)][:, np.arange(32)[::-1]], x.transpose(1, 2, 0), x[::2]):
+        dump(tmp_path / "x", {"data": permuted}, protocol)
+        data = read_pickled(tmp_path / "x", keys=("data",))["data"]
+        np.testing.assert_array_equal(data.open() if isinstance(data, ArrayInFile) else data, permuted)
+
+
 def test_what_cannot_stay_in_the_file_is_loaded(tmp_path):
     dump(tmp_path / "x", {"data": LARGE.astype(">f8"), "text": "x" * 2_000_000}, 4)
     values = read_pickled(tmp_path / "x", keys=("data",))

@@ -29,12 +29,14 @@ class ArrayInFile:
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    order: str
+    strides: tuple[int, ...]
 
     def open(self) -> np.ndarray:
         """Map the array into memory; what is read of it counts as memory until the map is dropped."""
-        return np.memmap(self.path, mode="r", offset=self.offset, shape=self.shape, dtype=self.dtype,
-                         order="C" if self.order == "C" else "F")
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        mapped = np.memmap(self.path, mode="r", offset=self.offset, shape=(size,), dtype=np.uint8)
+        # not only in the order of C or Fortran: NumPy 2 pickles any permutation of axes as it lies in memory
+        return np.ndarray(self.shape, self.dtype, buffer=mapped, strides=self.strides)
 
 
 class _ForbiddenError(Exception):
@@ -133,8 +135,7 @@ def _load(path: Path, *, large_in_file: bool) -> Any:
         nonlocal found
         if isinstance(value, np.ndarray) and value.ctypes.data in skipping.parts:
             found += 1
-            return ArrayInFile(path, skipping.parts[value.ctypes.data], value.shape, value.dtype,
-                               "C" if value.flags.c_contiguous else "F")
+            return ArrayInFile(path, skipping.parts[value.ctypes.data], value.shape, value.dtype, value.strides)
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype == object:
             return placed(value.item())
         return {key: placed(item) for key, item in value.items()} if isinstance(value, dict) else value
