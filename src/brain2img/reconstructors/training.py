@@ -24,7 +24,8 @@ AUTOENCODER: dict[str, Any] = {
     "block_out_channels": [16, 32, 64], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8,
     "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
     "mid_block_add_attention": False, "num_vq_embeddings": 8, "scaling_factor": 1.0, "sample_size": 64}
-"""Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 4 x 8 x 8 latents, as Kandinsky's."""
+"""Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 4 x 16 x 16 latents (Kandinsky's are an
+eighth as wide as the picture)."""
 LATENT_NOISE = 0.05
 CONDITION_NOISE = 0.3
 """Largest standard deviation of the noise on an embedding, in standard deviations of its dimension."""

@@ -223,7 +223,6 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
     for i, label in enumerate(labels):
         fields.setdefault(label.partition("=")[0], []).append(i)
     truth = torch.from_numpy(np.asarray(attributes, dtype=np.float32))
-
     known = log_shares(truth[:, fields["kind"]], truth[:, fields["colour"]])
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
@@ -234,6 +233,8 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
         terms = {}
         for name, places in fields.items():
             of = recoloured if name in OF_SHAPE else ~recoloured
+            if not of.any():
+                continue
             said, right = y[of][:, places], target[of][:, places]
             if name == "colour":
                 said = said + known[target[of][:, fields["kind"]].argmax(1)]
