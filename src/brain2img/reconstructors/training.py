@@ -24,8 +24,11 @@ AUTOENCODER: dict[str, Any] = {
     "block_out_channels": [16, 32, 64], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8,
     "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
     "mid_block_add_attention": False, "num_vq_embeddings": 8, "scaling_factor": 1.0, "sample_size": 64}
-"""Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 4 x 8 x 8 latents, as Kandinsky's."""
+"""Architecture of the autoencoder, diffusers' `VQModel`: 64 x 64 pictures to 4 x 16 x 16 latents (Kandinsky's are an
+eighth as wide as the picture)."""
 LATENT_NOISE = 0.05
+CONDITION_NOISE = 0.3
+"""Largest standard deviation of the noise on an embedding, in standard deviations of its dimension."""
 SHARD = "7MB"
 
 
@@ -151,6 +154,7 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
     unet.to(memory_format=torch.channels_last)  # a tenth faster
     scheduler = DDPMScheduler(**SCHEDULE)
     z, e = torch.from_numpy(latents), torch.from_numpy(embeddings)
+    spread = e.std(dim=0)
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
         places = torch.from_numpy(rows)
@@ -159,8 +163,11 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
         # one time step from each part of the schedule: less noise in the loss than with independent ones
         offsets = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
         steps = (offsets.sqrt() * len(scheduler)).long().clamp(max=len(scheduler) - 1)
+        # a new concept's embedding, and more so a decoded one, lies beside those of training
+        level = CONDITION_NOISE * torch.rand(len(rows), 1, generator=generator)
+        given = e[places] + level * spread * torch.randn(len(rows), len(spread), generator=generator)
         velocity = unet(scheduler.add_noise(z[places], noise, steps), steps, None,
-                        added_cond_kwargs={"image_embeds": e[places] * kept}).sample[:, :z.shape[1]]
+                        added_cond_kwargs={"image_embeds": given * kept}).sample[:, :z.shape[1]]
         return {"velocity": (velocity - scheduler.get_velocity(z[places], noise, steps)).square().mean()}
 
     train(unet, loss, n_items=len(z), plan=plan, folder=work, description="scenes_decoder UNet")

@@ -30,10 +30,6 @@ CLIP: dict[str, Any] = {
 objects, but mostly on batches drawn at random: the two were not compared alike. The vocabulary is counted."""
 
 
-RECOLOURED = 0.3
-"""Share of the steps of scenes_clip in which colours are exchanged in the pictures and hidden in the captions."""
-
-
 def as_input(images: np.ndarray) -> Tensor:
     """Return ``(n, h, w, 3)`` uint8 pictures as ``(n, 3, h, w)`` float32, standardised by MEAN and STD."""
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
@@ -80,13 +76,14 @@ def write_tokenizer(folder: Path, *, captions: Sequence[str]) -> int:
 
 
 def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: Sequence[Sequence[str]],
-               colours: Sequence[str], plan: Plan, work: Path, out: Path) -> None:
+               words: tuple[Sequence[str], Sequence[str]], plan: Plan, work: Path, out: Path) -> None:
     """Train scenes_clip contrastively and save it as open_clip's ``local-dir:`` folder.
 
     Three quarters of a batch are groups of scenes that are alike, because scenes drawn at random are told apart by
     their backgrounds, places and sizes: a model trained on such batches found 88 % of 500 captions of new concepts,
-    but the right one of 48 that differ in the object for only 24 %. In some of the steps colours are exchanged in the
-    pictures and hidden in the captions, so that an object is known in colours it was never met in.
+    but the right one of 48 that differ in the object for only 24 %. New concepts are pairs of colour and object that
+    were never met. So in a quarter of the steps colours are exchanged in the pictures and hidden in the captions, in
+    another objects are hidden in the captions: each is learnt without the other.
 
     Parameters
     ----------
@@ -95,10 +92,10 @@ def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: 
     captions
         N lists of paraphrases, the shortest last; each step takes one of each scene by chance.
     alike
-        One or more groupings, each N names of groups: scenes of a group have much in common. Each step takes one
-        grouping by chance; a model learns what its groups do not share.
-    colours
-        Words that are hidden, by [UNK], beside recoloured pictures.
+        Groupings, each N names of groups; a step takes one by chance. Scenes of a group have much in common; where they
+        share the colour, objects are learnt.
+    words
+        Names of colours and of objects, single words.
     plan
         Length and speed.
     work
@@ -118,21 +115,25 @@ def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = open_clip.CLIP(**deepcopy(config))
-    contrast, groupings = open_clip.ClipLoss(), [_Groups(names, [texts[-1] for texts in captions]) for names in alike]
-    words = tokenize.tokenizer
-    hidden = torch.isin(tokens, torch.tensor(words.convert_tokens_to_ids(list(colours))))
+    groupings = [_Groups(names, [texts[-1] for texts in captions]) for names in alike]
+    spoken = tokenize.tokenizer
+    colours, objects = (torch.isin(tokens, torch.tensor(spoken.convert_tokens_to_ids(list(names)))) for names in words)
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
-        chosen = int(torch.randint(len(groupings), (), generator=generator))
-        rows = groupings[chosen].fill(rows, generator)
+        groups, hidden = (int(torch.randint(n, (), generator=generator)) for n in (len(groupings), 4))
+        rows = groupings[groups].fill(rows, generator)
         places = torch.from_numpy(rows)
         form = torch.randint(len(tokens) + 1, (len(rows),), generator=generator).clamp(max=len(tokens) - 1)
         seen, read = as_input(images[rows]), tokens[form, places]
-        if torch.rand((), generator=generator) < RECOLOURED:
+        if hidden == 0:
             seen = recolour(seen, torch.ones(len(rows), dtype=torch.bool), generator)
-            read = read.masked_fill(hidden[form, places], words.unk_token_id)
+        if hidden < 2:
+            read = read.masked_fill((colours, objects)[hidden][form, places], spoken.unk_token_id)
         image, text, scale = model(jitter(seen, generator), read)
-        return {"clip": contrast(image, text, scale)}
+        # what is hidden makes captions equal: all scenes of a caption are right
+        right = (read[:, None] == read).all(-1).float()
+        right, logits = right / right.sum(1, keepdim=True), scale * image @ text.T
+        return {"clip": (nnf.cross_entropy(logits, right) + nnf.cross_entropy(logits.T, right)) / 2}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_clip")
     save_file(half(model.state_dict()), out / "open_clip_model.safetensors")
@@ -222,7 +223,6 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
     for i, label in enumerate(labels):
         fields.setdefault(label.partition("=")[0], []).append(i)
     truth = torch.from_numpy(np.asarray(attributes, dtype=np.float32))
-
     known = log_shares(truth[:, fields["kind"]], truth[:, fields["colour"]])
 
     def loss(rows: np.ndarray, generator: Generator) -> dict[str, Tensor]:
@@ -233,6 +233,8 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
         terms = {}
         for name, places in fields.items():
             of = recoloured if name in OF_SHAPE else ~recoloured
+            if not of.any():
+                continue
             said, right = y[of][:, places], target[of][:, places]
             if name == "colour":
                 said = said + known[target[of][:, fields["kind"]].argmax(1)]
@@ -240,7 +242,7 @@ def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[
                 terms[name] = nnf.mse_loss(said, right)
             else:
                 terms[name] = nnf.cross_entropy(said, right.argmax(1), label_smoothing=0.05)
-        return {name: (1.0 if name in OF_SHAPE else 0.2) * value for name, value in terms.items()}
+        return {name: (1.0 if name in OF_SHAPE or "colour" in name else 0.2) * value for name, value in terms.items()}
 
     train(model, loss, n_items=len(images), plan=plan, folder=work, description="scenes_judge")
     _save_timm(model, architecture="resnet10t", args=args, labels=labels, out=out)

@@ -103,10 +103,11 @@ class _Workshop:
         write_json(work / "done.json", plain(self.cfg[part]))
 
     def _clip(self, **given: Any) -> None:
-        # objects are learnt where colours are alike, colours where objects are
-        alike = [[f"{known['background']} {known['n_objects']} {known[shared]}"
-                  for known in self.stimuli.table["attributes"]] for shared in ("colour", "kind")]
-        train_clip(images=self.images, captions=self.captions, alike=alike, colours=list(scenes.COLOURS), **given)
+        shared = [f"{known['background']} {known['n_objects']}" for known in self.stimuli.table["attributes"]]
+        coloured = [f"{group} {known['colour']}" for group, known in zip(
+            shared, self.stimuli.table["attributes"], strict=True)]
+        train_clip(images=self.images, captions=self.captions, alike=[shared, coloured],
+                   words=(list(scenes.COLOURS), list(scenes.KINDS)), **given)
 
     def _judge(self, **given: Any) -> None:
         known = Attributes()
