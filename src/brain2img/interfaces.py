@@ -310,8 +310,8 @@ class Maker(ABC):
 class Reconstructor(Maker):
     """Embeddings -> images."""
 
-    def fit(self, embeddings: Mapping[str, np.ndarray], images: np.ndarray) -> None:
-        """Look at the training stimuli: space -> ``(N, *shape)`` and ``(N, h, w, 3)`` uint8; nothing by default."""
+    def fit(self, embeddings: Mapping[str, np.ndarray], stimuli: Stimuli) -> None:
+        """Look at the training stimuli: space -> ``(N, *shape)``, and N pictures, lazy; nothing by default."""
         return
 
     @abstractmethod

@@ -219,6 +219,21 @@ def test_bad_channels_are_named_before_training(value, word):
     assert fitted.spec.ch_names == ("Oz",)
 
 
+def test_channels_that_are_constant_in_one_session_are_zero_there(caplog):
+    """As voxels of NSD that a session did not cover."""
+    x = np.random.default_rng(0).standard_normal((60, 3, 1)).astype(np.float32)
+    x[30:, 1] = 0
+    trials = pd.DataFrame({"row": np.arange(60), "session": ["1"] * 30 + ["2"] * 30})
+    spec = SignalSpec(subject="s", modality="fmri", units="a.u.", n_channels=3, n_times=1)
+    fitted = FittedNormalisation(Normalisation(clip=None), spec=spec)
+    fitted.fit(x, trials)
+    assert "1 of 3 channels are constant over session '2'" in caplog.text
+    scaled = fitted(x, np.arange(60), trials["session"].to_numpy())
+    expected = np.concatenate([(part - part.mean(0)) / np.where(part.std(0) > 0, part.std(0), 1)
+                               for part in (x[:30], x[30:])])
+    np.testing.assert_allclose(scaled, expected, atol=1e-5)
+
+
 def test_statistics_of_other_channels_are_refused(toy, tmp_path):
     toy(n_channels=12).save_normalisation(tmp_path)
     with pytest.raises(ValueError, match="expected 7 channels, got statistics of 12"):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from brain2img.reconstructors.pixels import PixelDecoding
 from brain2img.reconstructors.retrieval import NearestTrainingImage
+from brain2img.records import Stimuli
 
 GENERATORS = [torch.Generator().manual_seed(i) for i in range(7)]
 
@@ -27,9 +29,11 @@ def test_nearest_training_image_equals_brute_force():
     rng = np.random.default_rng(0)
     known, images = rng.standard_normal((20, 5)), rng.integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)
     made = NearestTrainingImage(size=8)
-    made.fit({"clip": known}, images)
+    read = []
+    made.fit({"clip": known}, Stimuli(pd.DataFrame(index=range(20)), lambda rows: (read.extend(rows), images[rows])[1]))
     asked = rng.standard_normal((7, 5))
     a, b = asked - known.mean(axis=0), known - known.mean(axis=0)
     best = [max(range(20), key=lambda j: a[i] @ b[j] / np.linalg.norm(b[j])) for i in range(7)]
     got = made.reconstruct({"clip": torch.from_numpy(asked)}, generators=GENERATORS)
     np.testing.assert_allclose(got.permute(0, 2, 3, 1).numpy() * 255, images[best], atol=1e-3)
+    assert read == best  # and no other picture

@@ -13,6 +13,8 @@ import pytest
 
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
 from brain2img.data.simulate import alljoined_files as files
+from brain2img.data.simulate.continuous import continuous
+from brain2img.data.simulate.sensors import EEG_CHANNELS
 from brain2img.data.things import validation_concepts
 from brain2img.records import SignalSpec
 from brain2img.studies.alljoined import MOVED, Alljoined
@@ -30,7 +32,7 @@ def make_source(folder: Path, *, n_subjects: int = 1) -> PreparedStudy:
     known += [("kite_13s", "kite", "test"), ("oboe_13s", "oboe", "test")]
     stimuli = pd.DataFrame(known, columns=["stimulus_id", "concept", "split"])
     stimuli = stimuli.assign(kind="image", category="thing", captions=[["x"]] * 10, attributes=[{}] * 10)
-    names = [name for name in CHANNELS if name not in ("PO9", "O9", "PO10")]  # as a 10-20 cap has them, but for one
+    names = sorted(CHANNELS)
     writer = PreparedWriter(folder, study="source")
     for number in range(1, n_subjects + 1):
         order, session, run = [], [], []
@@ -97,8 +99,8 @@ def epochs_by_mne(source: PreparedStudy) -> np.ndarray:
     for _, lines in table.groupby(["session", "block_id"]):
         rows = lines["row"].to_numpy()
         signals = np.where((rows >= 0)[:, None, None], files.signals_of(source, "sub-01", np.maximum(rows, 0)), 0)
-        line = mne.io.RawArray(files.continuous(signals), mne.create_info(list(CHANNELS), 256.0, "eeg"),
-                               verbose="ERROR")
+        line = mne.io.RawArray(continuous(signals, sfreq=250.0, tmin=-0.2, raw_sfreq=256.0),
+                               mne.create_info(list(CHANNELS), 256.0, "eeg"), verbose="ERROR")
         events = np.c_[256 + 384 * np.arange(len(rows)), np.zeros(len(rows), int), np.arange(len(rows)) + 1]
         epochs = mne.Epochs(line, events, tmin=-0.2, tmax=1.0, baseline=(None, 0), preload=True, verbose="ERROR")
         out |= dict(zip(rows, epochs.resample(250, verbose="ERROR").get_data(copy=False), strict=True))
@@ -115,6 +117,7 @@ def test_what_was_recorded_is_prepared(form, source, raw, tmp_path):
         assert got[column].tolist() == trials[column].tolist()
     spec, signals = prepared.specs["sub-01"], prepared.signals("sub-01")
     assert spec.ch_names == CHANNELS, "in the order of the spec, whatever that of the file"
+    assert set(CHANNELS) < set(EEG_CHANNELS), "all of them are recorded in THINGS-EEG2, too"
     assert np.isfinite(spec.positions).all()
     if form == "edf":
         expected = epochs_by_mne(source)
@@ -220,8 +223,16 @@ def test_the_row_the_authors_move_is_moved(source, damaged, tmp_path, monkeypatc
         f"{number[name]:05d}" for name in source.trials_of("sub-01")["stimulus_id"]]
 
 
-def test_two_processes_write_what_one_does(raw, tmp_path):
-    one, two = (prepare(raw["edf"], tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
+@pytest.mark.parametrize("form", ["edf", "preprocessed"])
+def test_sessions_can_be_sent_to_processes_of_their_own(form, raw, tmp_path, monkeypatch):
+    one = prepare(raw[form], tmp_path / "one", form)
+    add = PreparedWriter.add_sessions
+
+    def sent(self, spec, *, trials, sessions, jobs):
+        add(self, spec, trials=trials, sessions=pickle.loads(pickle.dumps(sessions)))
+
+    monkeypatch.setattr(PreparedWriter, "add_sessions", sent)
+    two = prepare(raw[form], tmp_path / "two", form, jobs=2)
     np.testing.assert_array_equal(one.signals("sub-01"), two.signals("sub-01"))
 
 
@@ -262,7 +273,8 @@ def rename(path: Path, old: bytes, new: bytes) -> None:
     (lambda raw: block(raw).write_bytes(block(raw).read_bytes()[:-1000]), r"2_EPOCFLEX.edf: expected \d+ bytes by its"),
     (lambda raw: block(raw).write_bytes(block(raw).read_bytes()[:300]), r"2_EPOCFLEX.edf: expected a whole recording"),
     (lambda raw: block(raw).write_bytes(b""), r"Block 2_EPOCFLEX.edf: expected a whole recording, got a damaged one"),
-    (lambda raw: rename(block(raw), b"POz", b"POx"), r"2_EPOCFLEX.edf: expected the 32.*1 of them missing \(POz"),
+    (lambda raw: rename(block(raw), b"POz", b"POx"), r"2_EPOCFLEX.edf: expected the 32 .* 1 of them .*\(POz\)"),
+    (lambda raw: rename(block(raw), b"POz", b"Pz"), r"2_EPOCFLEX.edf: expected the 32 .* 2 of them .*\(Pz, POz\)"),
     (lambda raw: shutil.copy(block(raw, 1, 2), block(raw, 2, 3)),
      r"Session 2, Block 3_EPOCFLEX.edf: expected markers in the order of stim_order.parquet, got image \d+ of stim_"),
     (lambda raw: edit_order(raw, lambda t: t.drop(columns="block_id")), r"stim_order.parquet: expected the columns"),
@@ -282,6 +294,15 @@ def test_recordings_that_are_not_the_published_ones_are_refused(damage, message,
     with pytest.raises(ValueError, match=message):
         prepare(raw, tmp_path / "p")
     assert not (tmp_path / "p" / "spec.json").exists()
+
+
+def test_a_recording_whose_header_does_not_say_how_long_it_is_is_read_as_it_is(raw, damaged, tmp_path):
+    moved = damaged("edf")
+    header = bytearray(block(moved).read_bytes())
+    header[236:244] = b"-1      "  # as of a recording that was not ended
+    block(moved).write_bytes(header)
+    np.testing.assert_array_equal(prepare(moved, tmp_path / "p").signals("sub-01"),
+                                  prepare(raw["edf"], tmp_path / "q").signals("sub-01"))
 
 
 def test_recordings_of_another_rate_are_refused(source, tmp_path):
@@ -314,7 +335,7 @@ def edit_flat(raw, **changes):
     (lambda raw: edit_flat(raw, preprocessed_eeg_data=lambda x: x[:-1]),
      r"training_flat.npy: expected 16 trials, as experiment_metadata.parquet has kept.*got \(15, 32, 250\)"),
     (lambda raw: edit_flat(raw, ch_names=lambda names: ["X1", *names[1:]]),
-     r"training_flat.npy: expected the 32 channels of the study, got 1 of them missing"),
+     r"training_flat.npy: expected the 32 channels of the study, each once, got 1 of them missing"),
     (lambda raw: edit_flat(raw, times=lambda t: t * 2.5),
      r"training_flat.npy: expected 32 channels x 250 samples at 250"),
     (lambda raw: edit_flat(raw, times=lambda t: t + 0.1), r"sub-01: expected the same times in both files"),
@@ -339,6 +360,18 @@ def test_without_the_names_of_categories_concepts_are_numbers_and_have_no_captio
     assert set(map(len, table["captions"])) == {0}
 
 
+def test_names_of_categories_go_by_the_images_name_too_and_a_table_without_them_is_refused(damaged, tmp_path):
+    raw = damaged("preprocessed")
+    path = raw / "preprocessed_eeg" / "experiment_metadata_categories.parquet"
+    whole = prepare(raw, tmp_path / "p", "preprocessed").stimulus_table
+    named = pd.read_parquet(path)
+    named.assign(fname=named["image_path"].str[-9:]).drop(columns="image_path").to_parquet(path)
+    pd.testing.assert_frame_equal(prepare(raw, tmp_path / "q", "preprocessed").stimulus_table, whole)
+    named.drop(columns="category_name").to_parquet(path)
+    with pytest.raises(ValueError, match=r"experiment_metadata_categories.parquet: expected the columns image_path or"):
+        prepare(raw, tmp_path / "r", "preprocessed")
+
+
 def test_arguments_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"study.form: expected one of \('edf', 'preprocessed'\), got 'bids'"):
         Alljoined(form="bids")
@@ -355,7 +388,9 @@ def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_plac
         assert first == study(form).raw_id(moved)
         recording = next(p for p in sorted(moved.rglob("*")) if p.suffix in (".edf", ".npy"))
         recording.write_bytes(recording.read_bytes() + b"0")
-        assert first != study(form).raw_id(moved)
+        second = study(form).raw_id(moved)
+        (moved / "preprocessed_eeg" / "experiment_metadata_categories.parquet").unlink()
+        assert len({first, second, study(form).raw_id(moved)}) == 3
 
 
 def test_writers_want_their_window_and_channels(source, tmp_path):
@@ -365,20 +400,27 @@ def test_writers_want_their_window_and_channels(source, tmp_path):
     with pytest.raises(ValueError, match=r"signals of subject 'sub-01': expected at least 300 samples from -0.2 s"):
         files.write_flat(tmp_path / "a", source)
     source.specs["sub-01"] = spec.select(np.arange(1, spec.n_channels))
-    with pytest.raises(ValueError, match=r"signals of subject 'sub-01': expected the channels .* got none named Cz"):
+    with pytest.raises(ValueError, match=r"signals of subject 'sub-01': expected the channels .* got none named AFz"):
         files.write_flat(tmp_path / "b", source)
 
 
 @pytest.mark.slow
-def test_the_simulated_scenes_in_the_layout_of_the_recordings(tmp_path):
-    from brain2img.studies.scenes import Scenes
+def test_the_simulated_scenes_in_both_layouts(tmp_path, monkeypatch):
+    from brain2img.studies import scenes
 
+    monkeypatch.setattr(scenes, "N_TEST", 4)
     (tmp_path / "scenes").mkdir()
-    Scenes("eeg", snr=1.0, n_subjects=1, n_train=20, n_val=4, n_sessions=2).prepare(None, tmp_path / "scenes")
+    scenes.Scenes("eeg", snr=1.0, n_subjects=1, n_train=20, n_val=4, n_sessions=2).prepare(None, tmp_path / "scenes")
     source = PreparedStudy(tmp_path / "scenes", finished=False)
-    prepared = prepare(write(tmp_path / "raw", source, "edf"), tmp_path / "p", n_val_concepts=2)
     number = files.numbers(source)
     trials = source.trials_of("sub-01")
-    assert prepared.trials_of("sub-01")["stimulus_id"].tolist() == [f"{number[s]:05d}" for s in trials["stimulus_id"]]
     planted = files.signals_of(source, "sub-01", np.arange(len(trials)))[..., 60:290]
-    assert np.corrcoef(planted.ravel(), prepared.signals("sub-01")[..., 60:290].ravel())[0, 1] > 0.9
+    for form in ("edf", "preprocessed"):
+        prepared = prepare(write(tmp_path / form, source, form), tmp_path / f"p-{form}", form, n_val_concepts=2)
+        got = prepared.trials_of("sub-01")
+        assert got["stimulus_id"].tolist() == [f"{number[s]:05d}" for s in trials["stimulus_id"]]
+        if form == "edf":
+            assert np.corrcoef(planted.ravel(), prepared.signals("sub-01")[..., 60:290].ravel())[0, 1] > 0.9
+        else:
+            whitened = files.whitened(source, "sub-01")
+            np.testing.assert_allclose(prepared.signals("sub-01"), whitened, rtol=1e-5, atol=1e-5)

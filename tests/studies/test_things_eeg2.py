@@ -90,10 +90,15 @@ def edit(path: Path, **changes) -> None:
     np.save(path, values, allow_pickle=True)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_raw_gives_the_known_trials_signals_and_images(source, tmp_path, jobs):
+def test_raw_gives_the_known_trials_signals_and_images(source, tmp_path, monkeypatch):
     study, raw, names = source
-    prepared = prepare(raw, tmp_path / "p", jobs=jobs)
+    add = PreparedWriter.add_sessions
+
+    def sent(self, spec, *, trials, sessions, jobs):  # as processes of their own get them
+        add(self, spec, trials=trials, sessions=pickle.loads(pickle.dumps(sessions)))
+
+    monkeypatch.setattr(PreparedWriter, "add_sessions", sent)
+    prepared = prepare(raw, tmp_path / "p", jobs=2)
     wanted, trials = as_presented(study, names), prepared.trials_of("sub-01")
     assert trials["stimulus_id"].tolist() == wanted["name"].tolist()
     assert trials["session"].tolist() == [f"0{s}" for s in wanted["session"]]
@@ -135,18 +140,12 @@ def test_stimuli_and_splits(source, tmp_path):
     assert set(without.trials["split"]) == {"train", "test"}
 
 
-def test_images_are_packed_when_asked_for(source, tmp_path):
-    _, raw, _ = source
-    outside = prepare(raw, tmp_path / "p", image_size=8)
-    packed = prepare(raw, tmp_path / "q", image_size=8, pack_images=True)
-    assert packed.stimulus_table["file"].unique().tolist() == ["images.npy"]
-    np.testing.assert_array_equal(packed.stimuli.images(), outside.stimuli.images())
-
-
 def test_order_of_images_is_that_of_the_metadata_or_of_the_folders(source, raw, tmp_path):
     whole = prepare(raw, tmp_path / "p").trials["stimulus_id"].tolist()
     (raw / "image_set" / "image_metadata.npy").unlink()
     (raw / "image_set" / "things_concepts.tsv").unlink()
+    first = next((raw / "image_set" / "training_images").glob("*/*.jpg"))
+    first.with_name(f"._{first.name}").touch()  # as macOS leaves them
     prepared = prepare(raw, tmp_path / "q")
     assert prepared.trials["stimulus_id"].tolist() == whole
     assert prepared.stimulus_table["category"].isna().all()
@@ -184,6 +183,32 @@ def test_preprocessed_equals_the_published_chain_on_raw(source, tmp_path):
         np.testing.assert_allclose(x, y[nearest], atol=1e-5 * np.abs(y).max())
 
 
+def test_of_more_presentations_those_are_kept_that_the_authors_draw(source, raw, tmp_path):
+    path = raw / TRAINING
+    data = np.load(path, allow_pickle=True).item()["raw_eeg_data"]
+    at = np.flatnonzero((data[-1] != 0) & (data[-1] != TARGET))
+    data[-1, at[:5]] = data[-1, at[0]]  # one image five times
+    edit(path, raw_eeg_data=data)
+    few = {"repetitions": {"training": 0, "test": 3}}
+    everything, drawn = (prepare(raw, tmp_path / str(d), drawn=d, **few).trials_of("sub-01") for d in (False, True))
+    assert len(everything) == 18
+    order = np.arange(5)
+    np.random.RandomState(20200220).shuffle(order)  # what scikit-learn's shuffle does
+    mine = everything[(everything["session"] == "02") & (everything["run"] == "training")]
+    left_out = mine["onset"].to_numpy()[np.sort(order[2:])]
+    kept = drawn[(drawn["session"] == "02") & (drawn["run"] == "training")]
+    assert sorted(set(mine["onset"]) - set(kept["onset"])) == left_out.tolist()
+    columns = ["stimulus_id", "session", "run", "onset"]
+    rest = everything[~everything["row"].isin(mine.index[np.sort(order[2:])])]
+    assert drawn[columns].to_numpy().tolist() == rest[columns].to_numpy().tolist()
+
+
+def test_the_seventeen_channels_of_the_authors_are_those_over_occipital_and_parietal_cortex(source, tmp_path):
+    own = prepare(source[1], tmp_path / "p")
+    data = BrainData(own, targets={}, split=Split(), normalisation=Normalisation(channels=["P*", "O*"]))
+    assert data.specs["sub-01"].ch_names == tuple("P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2".split())
+
+
 def test_whitened_signals_refuse_a_subset_of_channels(source, tmp_path):
     public = prepare(source[1], tmp_path / "p", form="preprocessed")
     with pytest.raises(ValueError, match="whitened and every channel is a mixture"):
@@ -196,11 +221,11 @@ def test_an_interrupted_run_goes_on_with_the_session_it_was_in(source, tmp_path,
     study, raw, names = source
     read, real = [], things_eeg2._epochs
 
-    def dies(values, onsets, *, path, **arguments):
+    def dies(recording, onsets, *, path, **arguments):
         read.append("/".join(path.parts[-2:]))
         if path.parts[-2:] == ("ses-02", "raw_eeg_test.npy") and stop:
             raise KeyboardInterrupt
-        return real(values, onsets, path=path, **arguments)
+        return real(recording, onsets, path=path, **arguments)
 
     monkeypatch.setattr(things_eeg2, "_epochs", dies)
     stop = True
@@ -283,8 +308,10 @@ BAD = [
      r"ses-02/raw_eeg_training.npy: expected codes of the 6 training images in 'stim', 1 to 6, got 7. Give the images"),
     (TRAINING, lambda p: change_stim(p, lambda stim: stim.fill(0)), "expected every training image at least 2 times"),
     (TEST, lambda p: edit(p, sfreq=500), r"ses-01/raw_eeg_test.npy: expected 1000 Hz, got 500 Hz. Fetch the file"),
-    (TEST, renamed, r"raw_eeg_test.npy: expected the 63 channels of THINGS-EEG2, got none named Oz \(beside them: "),
-    (TEST, without_channel, rf"raw_eeg_test.npy: expected the 63 channels .* got none named {SHUFFLED[0]}"),
+    (TEST, renamed, r"raw_eeg_test.npy: expected the 63 channels .* each once, got 1 of them missing .*\(Oz\)"),
+    (TEST, without_channel, rf"raw_eeg_test.npy: expected the 63 channels .* 1 of them missing .*\({SHUFFLED[0]}\)"),
+    (TEST, lambda p: edit(p, ch_names=["Oz" if name == "Cz" else name for name in [*SHUFFLED, "stim"]]),
+     r"raw_eeg_test.npy: expected the 63 channels .* got 2 of them missing or twice \(Cz, Oz\)"),
     (TEST, lambda p: edit(p, ch_names=[*SHUFFLED, "status"]), "raw_eeg_test.npy: expected a channel 'stim'"),
     (TEST, lambda p: edit(p, ch_names=[*SHUFFLED, "stim", "more"]), "expected raw_eeg_data of 65 channels x samples"),
     (TEST, lambda p: edit(p, sfreq=None), r"raw_eeg_test.npy: expected a dictionary with raw_eeg_data, .* got \["),
@@ -294,7 +321,7 @@ BAD = [
     (PUBLIC, lambda p: edit(p, times=np.arange(-20, 100) / 100), "expected 250 samples at 250 Hz, got 120 times at"),
     (PUBLIC, lambda p: edit(p, preprocessed_eeg_data=np.zeros((5, 2, 63, 250))),
      r"preprocessed_eeg_data of images x repetitions x channels \(6, 2, 63\) x samples, got \(5, 2, 63, 250\)"),
-    (PUBLIC, renamed, r"preprocessed_eeg_training.npy: expected the 63 channels .* got none named Oz"),
+    (PUBLIC, renamed, r"preprocessed_eeg_training.npy: expected the 63 channels .* got 1 of them missing .*\(Oz\)"),
     (PUBLIC, lambda p: edit(p, comment=Hostile()), r"preprocessed_eeg_training.npy: .* asks for posix.system"),
     (PUBLIC, truncated, r"preprocessed_eeg_training.npy: expected a whole .* got a truncated or damaged file"),
     (PUBLIC, Path.unlink, r"preprocessed_eeg_training.npy: expected a pickled dictionary, got no such file"),
@@ -324,7 +351,7 @@ def test_trials_cut_off_by_the_end_are_left_out_and_missed(raw, tmp_path, caplog
 @pytest.mark.parametrize(("changes", "message"), [
     ({"form": "fif"}, r"study.form: expected one of \('raw', 'preprocessed'\), got 'fif'"),
     ({"repetitions": {"val": 2}}, "study.repetitions: expected the parts"),
-    ({"subjects": []}, "study.subjects: expected numbers of subjects, got none"),
+    ({"subjects": []}, "study.subjects: expected different numbers, e.g. .* got "),
 ])
 def test_bad_arguments(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -353,20 +380,29 @@ def test_how_fast_it_is_prepared_and_from_where_does_not_name_the_folder(compose
     assert identity["n_sessions"] == 4
 
 
+def test_a_concept_that_is_trained_and_tested_is_refused(raw, tmp_path):
+    (raw / "image_set" / "image_metadata.npy").unlink()
+    folder = next((raw / "image_set" / "test_images").glob("*_sun"))
+    (folder / "sun_01s.jpg").rename(folder / "cat_09s.jpg")
+    with pytest.raises(ValueError, match=r"image_set: expected test images of other concepts .* got 'cat' among"):
+        prepare(raw, tmp_path / "p")
+
+
 def test_raw_id_changes_with_a_file_and_not_with_the_place(source, raw):
     before = make().raw_id(source[1])
     assert make().raw_id(raw) == before
     truncated(raw / TEST)
-    assert make().raw_id(raw) != before
+    changed = make().raw_id(raw)
+    (raw / "image_set" / "things_concepts.tsv").unlink()
+    assert len({before, changed, make().raw_id(raw)}) == 3
 
 
 @pytest.mark.slow
-def test_the_simulated_scenes_are_a_source(tmp_path, monkeypatch):
+def test_the_simulated_scenes_in_both_layouts(tmp_path, monkeypatch):
     from brain2img.studies import scenes
 
     monkeypatch.setattr(scenes, "N_TEST", 4)
-    for name in ("scenes", "p"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "scenes").mkdir()
     scenes.Scenes("eeg", snr=1.0, n_subjects=1, n_train=10, n_val=2, n_sessions=2,
                   repetitions={"train": 2, "val": 2, "test": 3},
                   recording={"sfreq": 1000.0, "tmax": 1.001}).prepare(None, tmp_path / "scenes")
@@ -377,3 +413,6 @@ def test_the_simulated_scenes_are_a_source(tmp_path, monkeypatch):
     assert prepared.trials_of("sub-01")["stimulus_id"].tolist() == wanted["name"].tolist()
     expected = resampled(study.signals("sub-01")[wanted["row"].to_numpy()])
     np.testing.assert_allclose(prepared.signals("sub-01"), expected, rtol=0, atol=2e-7 * np.abs(expected).max())
+    write_preprocessed(study, tmp_path / "raw")
+    public = prepare(tmp_path / "raw", tmp_path / "q", form="preprocessed", image_size=64).trials_of("sub-01")
+    assert public["stimulus_id"].value_counts().to_dict() == wanted["name"].value_counts().to_dict()

@@ -10,10 +10,10 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
 from brain2img.data.simulate import things_meg_files as files
+from brain2img.data.simulate.continuous import continuous
 from brain2img.data.simulate.sensors import helmet
 from brain2img.data.things import caption_of, concept_of, validation_concepts
 from brain2img.records import SignalSpec
@@ -101,7 +101,8 @@ def known(source: PreparedStudy, form: str) -> tuple[pd.DataFrame, np.ndarray]:
     table = files.attributes(source, subject)
     out = np.empty_like(signals)
     for _, lines in table.groupby(["session_nr", "run_nr"]):
-        line = files.continuous(files._signals(source, subject, lines["row"].to_numpy())[:, ::9])
+        line = continuous(files._signals(source, subject, lines["row"].to_numpy())[:, ::9], sfreq=200.0, tmin=-0.1,
+                          raw_sfreq=1200.0)
         raw = mne.io.RawArray(np.rint(line / 1e-17) * 1e-17, mne.create_info(len(line), 1200.0, "mag"), verbose="ERROR")
         raw.filter(0.1, 40.0, verbose="ERROR")
         events = np.c_[np.round(lines["image_on"] * 1200), np.zeros(len(lines)), np.ones(len(lines))].astype(int)
@@ -214,7 +215,13 @@ def test_subjects_are_split_alike_and_categories_are_taken_from_the_table_of_con
     assert table["fir"].isna().all()
 
 
-def test_two_processes_write_what_one_does(raw, prepared, tmp_path):
+def test_sessions_can_be_sent_to_processes_of_their_own(raw, prepared, tmp_path, monkeypatch):
+    add = PreparedWriter.add_sessions
+
+    def sent(self, spec, *, trials, sessions, jobs):
+        add(self, spec, trials=trials, sessions=pickle.loads(pickle.dumps(sessions)))
+
+    monkeypatch.setattr(PreparedWriter, "add_sessions", sent)
     two = prepare(raw["epochs"], tmp_path / "two", zero_shot=False, jobs=2)
     np.testing.assert_array_equal(two.signals("sub-01"), prepared["epochs"].signals("sub-01"))
 
@@ -280,7 +287,7 @@ def edit_table(column, value):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda e: e.rename_channels({"MLC11-1609": "MLC99-1609"}), r"P1-epo.fif: expected the 271 channels.*MLC11"),
     (lambda e: e.drop_channels(["MRO22-1609", "MZC01-1609"]),
-     r"P1-epo.fif: expected the 271.*2 of them missing \(MRO22"),
+     r"P1-epo.fif: expected the 271.*2 of them missing or twice \(MRO22"),
     (lambda e: e.decimate(2, verbose="ERROR"), r"P1-epo.fif: expected 281 samples from -0.1 s at 200 Hz, got 141"),
     (lambda e: e.crop(0.0, 1.0), r"P1-epo.fif: expected 281 samples from -0.1 s at 200 Hz, got 201 from 0 s"),
     (renumber, r"P1-epo.fif: expected the images of sample_attributes.*in 1 of \d+ trials \(trial 3: \d+, not \d+\)"),
@@ -360,11 +367,14 @@ def test_recordings_of_another_rate_channel_or_trigger_are_refused(source, tmp_p
     with pytest.raises(ValueError, match=r"run-01_meg.ds: expected 1200 samples per second, got 600"):
         prepare(raw, tmp_path / "p", "ctf")
     raw = write(tmp_path / "channels", source, "ctf", channel_order=np.arange(1, 271))
-    with pytest.raises(ValueError, match=r"run-01_meg.ds: expected the 271 channels.*1 of them missing \(MLC11\)"):
+    with pytest.raises(ValueError, match=r"run-01_meg.ds: expected the 271.*1 of them missing or twice \(MLC11\)"):
         prepare(raw, tmp_path / "p", "ctf")
     monkeypatch.setattr(files, "_TRIGGER", 63)
     raw = write(tmp_path / "triggers", source, "ctf")
     with pytest.raises(ValueError, match=r"run-01_meg.ds: expected \d triggers of value 64 by its events.tsv, got 0"):
+        prepare(raw, tmp_path / "p", "ctf")
+    monkeypatch.setattr("brain2img.studies.things_meg_recordings.TRIGGERS", "UPPT002")
+    with pytest.raises(ValueError, match=r"run-01_meg.ds: expected the channel UPPT002 of the triggers, got none"):
         prepare(raw, tmp_path / "p", "ctf")
 
 
@@ -385,6 +395,20 @@ def test_the_drop_out_is_filled_with_the_median_as_the_authors_do(raw, monkeypat
             np.testing.assert_allclose(trial[5], (epoch - epoch[:121].mean())[::6], rtol=1e-5, atol=1e-18)
 
 
+def test_the_drop_outs_are_those_of_their_subject_session_and_run(raw, monkeypatch):
+    monkeypatch.setattr("brain2img.studies.things_meg.DROPOUTS", {(1, 1, 2): 2.6, (2, 1, 1): 5.0})
+    recording = study("ctf")._ctf(raw["ctf"], 1)
+    found = {path.name.removeprefix("sub-BIGMEG1_").removesuffix("_meg.ds"): dropout
+             for _, rows in recording.trials.groupby("session") for path, _, _, dropout in recording.session(rows).runs}
+    assert found == {"ses-01_task-main_run-01": None, "ses-01_task-main_run-02": 2.6, "ses-02_task-main_run-01": None}
+
+
+def test_a_subject_who_saw_other_numbers_of_images_than_published_is_reported(raw, tmp_path, caplog):
+    prepare(raw["epochs"], tmp_path / "p")
+    assert "P1-epo.fif: subject 1 saw 12 images of type exp, where 22248 are published" in caplog.text
+    assert "P1-epo.fif: subject 1 saw 2 images of type test, where 200 are published" in caplog.text
+
+
 def test_arguments_and_folders_that_cannot_be_are_refused(raw, tmp_path):
     with pytest.raises(ValueError, match=r"study.form: expected one of \('epochs', 'ctf'\), got 'bids'"):
         ThingsMEG(form="bids")
@@ -403,7 +427,13 @@ def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_plac
         assert first == study(form).raw_id(moved)
         recording = next(p for p in moved.rglob("*") if p.suffix in (".meg4", ".fif"))
         recording.write_bytes(recording.read_bytes() + b"0")
-        assert first != study(form).raw_id(moved)
+        second = study(form).raw_id(moved)
+        (moved / "things_concepts.tsv").write_text("other")
+        ids = [first, second, study(form).raw_id(moved)]
+        if form == "ctf":
+            edit_csv(moved, f"{RUN}_events.tsv", lambda t: t.assign(sample=t["sample"] + 1), "\t")
+            ids.append(study(form).raw_id(moved))
+        assert len(set(ids)) == len(ids)
 
 
 def test_writers_want_the_published_window(source, tmp_path):
@@ -414,23 +444,21 @@ def test_writers_want_the_published_window(source, tmp_path):
         files.write_epochs(tmp_path, source)
 
 
-def test_an_image_file_is_what_it_says(raw):
-    path = raw["epochs"] / "object_images" / "kite" / "kite_13s.jpg"
-    assert Image.open(path).size == (SIZE, SIZE)
-
-
 @pytest.mark.slow
-def test_the_simulated_scenes_in_the_layout_of_the_published_epochs(tmp_path):
-    from brain2img.studies.scenes import Scenes
+def test_the_simulated_scenes_in_both_layouts(tmp_path, monkeypatch):
+    from brain2img.studies import scenes
 
+    monkeypatch.setattr(scenes, "N_TEST", 4)
     (tmp_path / "scenes").mkdir()
-    scenes = Scenes("meg", snr=1.0, n_subjects=1, n_train=20, n_val=4, repetitions={"test": 2}, n_sessions=2,
-                    recording={"sfreq": 200.0, "tmin": -0.1, "tmax": 1.305})
-    scenes.prepare(None, tmp_path / "scenes")
+    scenes.Scenes("meg", snr=1.0, n_subjects=1, n_train=20, n_val=4, repetitions={"test": 2}, n_sessions=2,
+                  recording={"sfreq": 200.0, "tmin": -0.1, "tmax": 1.305}).prepare(None, tmp_path / "scenes")
     source = PreparedStudy(tmp_path / "scenes", finished=False)
-    prepared = prepare(write(tmp_path / "raw", source, "epochs"), tmp_path / "p", zero_shot=False, n_val_concepts=2)
-    trials, signals = known(source, "epochs")
-    np.testing.assert_allclose(prepared.signals("sub-01")[:, ::9], signals, rtol=2e-6, atol=1e-4)
     names = {row.stimulus_id: files.image_name(row.stimulus_id, row.concept) for row in
              source.stimulus_table.itertuples()}
-    assert prepared.trials_of("sub-01")["stimulus_id"].tolist() == [names[s] for s in trials["stimulus_id"]]
+    for form in ("epochs", "ctf"):
+        prepared = prepare(write(tmp_path / form, source, form), tmp_path / f"p-{form}", form, zero_shot=False,
+                           n_val_concepts=2)
+        trials, signals = known(source, form)
+        np.testing.assert_allclose(prepared.signals("sub-01")[:, ::9], signals, rtol=2e-6,
+                                   atol=1e-6 * np.abs(signals).max())
+        assert prepared.trials_of("sub-01")["stimulus_id"].tolist() == [names[s] for s in trials["stimulus_id"]]

@@ -97,7 +97,8 @@ def write_rows(path: Path, rows: np.ndarray, *, start: int) -> None:
         assert np.lib.format.read_magic(file) == (1, 0), path
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         assert start + len(rows) <= shape[0], f"{path}: {shape[0]} rows, not {start + len(rows)}"
-        rows = np.ascontiguousarray(np.broadcast_to(rows, (len(rows), *shape[1:])), dtype=dtype)
+        assert rows.shape[1:] == shape[1:], f"{path}: rows of {shape[1:]}, not {rows.shape[1:]}"
+        rows = np.ascontiguousarray(rows, dtype=dtype)
         file.seek(start * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR)
         file.write(rows.data)
 

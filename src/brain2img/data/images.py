@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from brain2img.artifacts import read_array
 
 PACKED = "images.npy"
+_MOVED = ("Put it back where it was when the study was prepared, or prepare the study again with overwrite=true from "
+          "where it is now.")
 
 
 class StimulusImages(Sequence[np.ndarray]):
@@ -96,17 +98,30 @@ class StimulusImages(Sequence[np.ndarray]):
         ValueError
             Naming the file.
         """
-        pointers = pd.Series(self.pointers, dtype=object)
-        for file, places in pd.Series(self.files, dtype=object).dropna().groupby(self.files).groups.items():
+        table = pd.DataFrame({"file": self.files, "pointer": self.pointers}, dtype=object)
+        for file, pointers in table.groupby("file", sort=False)["pointer"]:
             if file == PACKED or "::" in file:
                 n = len(read_array(self.folder / PACKED) if file == PACKED else _data_set(self.folder, file))
-                last = int(pointers[places].max())
-                if last >= n:
-                    raise ValueError(f"{file}: expected at least {last + 1} pictures by stimuli.parquet, got {n}. "
-                                     "Correct the study, or fetch the file again.")
+                rows = pd.to_numeric(pointers)
+                if not rows.between(0, n - 1).all():
+                    raise ValueError(f"{file}: expected rows of its {n} pictures in stimuli.parquet, got "
+                                     f"{rows[~rows.between(0, n - 1)].iloc[0]}. Correct the study, or fetch the file "
+                                     "again.")
             elif not (self.folder / file).is_file():
-                raise ValueError(f"{file}: expected a picture there, by stimuli.parquet, got no such file. Put it back "
-                                 "where it was when the study was prepared, or prepare the study again.")
+                raise ValueError(f"{self.folder / file}: expected a picture there, by stimuli.parquet, got no such "
+                                 f"file. {_MOVED}")
+
+    def identities(self) -> list[str]:
+        """Return for every picture what of its place stays when the folder it lies in is moved.
+
+        For pictures outside the name of the file and its size; those packed are not told apart by their file.
+        """
+        found = {file: str(file) for file in self.files}
+        for file in found:
+            if isinstance(file, str) and file != PACKED:
+                path = self.folder / file.split("::", 1)[0]
+                found[file] = f"{Path(file).name} of {path.stat().st_size} bytes, {self.size} pixels"
+        return [found[file] for file in self.files]
 
 
 def _picture(path: Path) -> np.ndarray:
@@ -115,8 +130,7 @@ def _picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: expected a picture there, got no such file. Put it back where it was when the study "
-                         "was prepared, or prepare the study again.") from None
+        raise ValueError(f"{path}: expected a picture there, got no such file. {_MOVED}") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError of a broken PNG
         raise ValueError(f"{path}: expected a whole picture, got a damaged file ({error}). Fetch it again.") from error
 
@@ -129,18 +143,21 @@ def _data_set(folder: Path, file: str) -> Any:
     try:
         opened = h5py.File(folder / path, "r")
     except OSError as error:
-        raise ValueError(f"{folder / path}: expected a whole HDF5 file, got none or a damaged one ({error}). Put it "
-                         "back where it was when the study was prepared, or fetch it again.") from error
+        raise ValueError(f"{folder / path}: expected a whole HDF5 file, got none or a damaged one ({error}). Fetch it "
+                         f"again, if it is there. {_MOVED}") from error
     if name not in opened:
         raise ValueError(f"{folder / path}: expected the data set {name!r}, got {sorted(opened)}. "
                          "Correct the study's file.")
+    if opened[name].dtype != np.uint8 or opened[name].shape[3:] != (3,):
+        raise ValueError(f"{folder / path}: expected pictures (N, h, w, 3) uint8 in {name!r}, got "
+                         f"{opened[name].shape} {opened[name].dtype}. Fetch the file again.")
     return opened[name]
 
 
 def _row(source: Any, row: int, *, file: str) -> np.ndarray:
-    """Return one row of an HDF5 data set as uint8."""
+    """Return one row of an HDF5 data set."""
     try:
-        return np.asarray(source[row], dtype=np.uint8)
+        return np.asarray(source[row])
     except (OSError, IndexError, ValueError) as error:
         raise ValueError(f"{file}: expected a picture in row {row}, got a damaged file ({error}). "
                          "Fetch it again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from brain2img.data.trials import channel_indices
 from brain2img.records import SignalSpec
 
+log = logging.getLogger(__name__)
 CHUNK = 128
 POOLED = "(all)"
 
@@ -181,7 +183,8 @@ class FittedNormalisation:
         Raises
         ------
         ValueError
-            If a channel is constant, or NaN or infinite, over the training trials.
+            If a channel is constant, or NaN or infinite, over the training trials. One that is constant in a session
+            alone is warned of.
         """
         by_session = {str(name): np.sort(group["row"].to_numpy())
                       for name, group in trials.groupby(trials["session"].astype(str))}
@@ -202,10 +205,15 @@ class FittedNormalisation:
                 chunk = _Moments.of(x)
                 for key in {POOLED, name} & set(names):
                     moments[key] = moments[key].merged(chunk)
-        for name in names:
-            self._refuse(moments[name].std <= 1e-7 * np.abs(moments[name].mean), "constant")
+        flat = {name: moments[name].std <= 1e-7 * np.abs(moments[name].mean) for name in names}
+        self._refuse(flat[POOLED], "constant")
+        for name in names[1:]:  # voxels that a session did not cover, channels that failed in it: 0 there
+            if flat[name].any():
+                log.warning("signals of subject %r: %d of %d channels are constant over session %r, and 0 there when "
+                            "scaled", self.spec.subject, flat[name].sum(), len(flat[name]), name)
         self.state["mean"] = np.array([moments[name].mean for name in names], dtype=np.float32)[:, :, None]
-        self.state["std"] = np.array([moments[name].std for name in names], dtype=np.float32)[:, :, None]
+        self.state["std"] = np.array([np.where(flat[name], 1, moments[name].std) for name in names],
+                                     dtype=np.float32)[:, :, None]
 
     def _whitening(self, signals: np.ndarray, by_session: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
         """Return ``(n_names, C, C)`` inverse square roots of the mean covariance over trials."""

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import ArrayWriter, digest, read_array, read_manifest, safe_name, write_json, write_table
-from brain2img.data.images import StimulusImages
+from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
 
@@ -111,7 +111,7 @@ class PreparedWriter:
         write_table(self._subjects / f"{name}.parquet", trials)
         write_json(self._subjects / f"{name}.json", spec.to_json())
 
-    def add_images(self, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, int, int]) -> None:
+    def add_images(self, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, ...]) -> None:
         """Pack pictures into ``images.npy``; what an interrupted call has packed is not packed again.
 
         `finish` is then given stimuli whose `file` is "images.npy" and whose `pointer` is the place in `images`.
@@ -119,21 +119,23 @@ class PreparedWriter:
         Parameters
         ----------
         images
-            ``(h, w, 3)`` uint8 each, one at a time; of a Sequence only those that are still missing are read.
+            ``(h, w, 3)`` or ``(h, w)`` uint8 (0..255) each, one at a time; of a Sequence only those that are still
+            missing are read.
         n
             Number of pictures.
         shape
-            ``(h, w, 3)``.
+            ``(h, w, 3)`` or ``(h, w)``.
 
         Raises
         ------
         ValueError
             If the number or the shape of the pictures disagrees.
         """
-        if (self.out / "images.npy").exists():
+        if (self.out / PACKED).exists():
             return
         writer = ArrayWriter(self.out, {"images": ((n, *shape), "uint8")})
         begun = writer.done
+        log.info("study %s: packs %d pictures, %d of which are packed", self.study, n, begun)
         rest = (images[i] for i in range(begun, len(images))) if isinstance(images, Sequence) else islice(
             images, begun, None)
         while block := list(islice(rest, _IMAGES_AT_A_TIME)):
@@ -165,11 +167,8 @@ class PreparedWriter:
         """
         stimuli = stimuli.copy()
         if images is not None:
-            writer = ArrayWriter(self.out, {"images": (images.shape, "uint8")})
-            writer.done = 0
-            writer.write({"images": images})
-            writer.close()
-            stimuli["file"], stimuli["pointer"] = "images.npy", np.arange(len(stimuli))
+            self.add_images(images, n=len(images), shape=images.shape[1:])
+            stimuli["file"], stimuli["pointer"] = PACKED, np.arange(len(stimuli))
         for column in STIMULUS_COLUMNS:
             if column not in stimuli:
                 stimuli[column] = None
@@ -202,7 +201,7 @@ class PreparedStudy:
         self.manifest = read_manifest(self.folder, what="prepared study") if finished else {}
         values = json.loads((self.folder / "spec.json").read_text())
         self.name: str = values["study"]
-        self._image_size: int | None = values.get("image_size")
+        self.image_size: int | None = values.get("image_size")
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
         self.trials = pd.read_parquet(self.folder / "trials.parquet")
         self.stimulus_table = pd.read_parquet(self.folder / "stimuli.parquet")
@@ -247,7 +246,7 @@ class PreparedStudy:
         assert (places >= 0).all(), "unknown stimulus id"
         table = self.stimulus_table.iloc[places].reset_index(drop=True)
 
-        return Stimuli(table, StimulusImages(self.folder, table, size=self._image_size))
+        return Stimuli(table, StimulusImages(self.folder, table, size=self.image_size))
 
     def split_hashes(self) -> dict[str, str]:
         """Return a hash of the stimulus ids of every split, for manifests."""

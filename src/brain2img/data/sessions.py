@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 
 from brain2img.artifacts import begin_array, check_room, write_json, write_rows
+
+log = logging.getLogger(__name__)
 
 #: Reads one session: blocks ``(n, C, T)`` of its trials in order.
 Session = Callable[[], Iterable[np.ndarray]]
@@ -94,6 +96,7 @@ def write_sessions(path: Path, *, shape: tuple[int, ...], names: Sequence[str], 
     for i in _filled(todo, sessions, what=what, jobs=jobs):
         done.append(i)
         write_json(progress, {"identity": identity, "done": sorted(done)})
+        log.info("%s: %d of %d sessions", what, len(done), len(sessions))
     os.replace(part, path)
     progress.unlink(missing_ok=True)
 
@@ -101,35 +104,38 @@ def write_sessions(path: Path, *, shape: tuple[int, ...], names: Sequence[str], 
 def _filled(todo: dict[int, _Rows], sessions: Sequence[Session], *, what: str, jobs: int) -> Iterator[int]:
     """Fill the rows of every session and yield its number when it is whole.
 
-    When one fails, those that run are still brought to their end before its error is raised.
+    When one fails, no other is begun, and those that run are brought to their end before its error is raised.
     """
     if jobs <= 1 or len(todo) <= 1:
         for i, rows in todo.items():
             rows.fill(sessions[i])
             yield i
         return
-    pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"),
-                               initializer=_end_with_the_parent)
-    with pool:
-        number: dict[Future[None], int] = {pool.submit(rows.fill, sessions[i]): i for i, rows in todo.items()}
-        failed: list[tuple[int, BaseException]] = []
-        try:
-            for future in as_completed(number):
-                error = None if future.cancelled() else future.exception()
-                if error is not None:
-                    failed.append((number[future], error))
-                    pool.shutdown(wait=False, cancel_futures=True)
-                elif not future.cancelled():
-                    yield number[future]
-        finally:  # Ctrl-C, too: nothing new is begun
-            pool.shutdown(wait=False, cancel_futures=True)
-    if failed:
-        _, error = min(failed, key=lambda pair: pair[0])
-        if isinstance(error, BrokenProcessPool):
-            raise ValueError(f"{what}: expected processes that write whole sessions, got one that was killed (was it "
-                             "out of memory?). Lower jobs, then run the same command again: whole sessions are kept."
-                             ) from error
-        raise error
+    waiting = list(todo)
+    running: dict[Future[None], int] = {}
+    failed: dict[int, BaseException] = {}
+    try:
+        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"),
+                                 initializer=_end_with_the_parent) as pool:
+            while True:
+                # no more than run: futures that are cancelled while they wait are never reported as done
+                while waiting and not failed and len(running) < jobs:
+                    i = waiting.pop(0)
+                    running[pool.submit(todo[i].fill, sessions[i])] = i
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    i = running.pop(future)
+                    if (error := future.exception()) is None:
+                        yield i
+                    else:
+                        failed[i] = error
+        if failed:
+            raise failed[min(failed)]
+    except BrokenProcessPool as error:
+        raise ValueError(f"{what}: expected processes that write whole sessions, got one that was killed (was it "
+                         "out of memory?). Lower jobs, then run the same command again: whole sessions are kept."
+                         ) from error
 
 
 def _end_with_the_parent() -> None:
@@ -138,7 +144,7 @@ def _end_with_the_parent() -> None:
     assert parent is not None
 
     def watch() -> None:
-        wait([parent.sentinel])
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -7,9 +7,10 @@ named after its concept and a number ("coat_rack_13s.jpg").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import digest
@@ -66,15 +67,18 @@ def categories(path: Path) -> dict[str, str]:
     return dict(zip(table[name].str.replace(" ", "_"), table[category], strict=True))
 
 
-def stimulus_table(images: Mapping[str, Path], *, concepts: Path) -> pd.DataFrame:
+def stimulus_table(images: Mapping[str, Path], *, concepts: Sequence[str],
+                   category_of: Mapping[str, str]) -> pd.DataFrame:
     """Return the stimuli that are THINGS images: one line each, as `data.prepared.PreparedWriter.finish` takes them.
 
     Parameters
     ----------
     images
-        Name of the image without ending -> where it is; the name is the stimulus_id.
+        stimulus_id -> where the image is.
     concepts
-        Where ``things_concepts.tsv`` is, if it is there.
+        Concept of each image, in the same order.
+    category_of
+        Concept -> its category, where it has one.
 
     Raises
     ------
@@ -84,10 +88,29 @@ def stimulus_table(images: Mapping[str, Path], *, concepts: Path) -> pd.DataFram
     missing = [path for path in images.values() if not path.is_file()]
     if missing:
         raise ValueError(f"{missing[0]}: expected an image there, got none ({len(missing)} of {len(images)} images are "
-                         "missing). Unpack the THINGS images there (https://osf.io/jum2f), or set study.images.")
-    of_concept = categories(concepts)
-    names = [concept_of(image) for image in images]
+                         "missing). Unpack the images there, or set study.images.")
     return pd.DataFrame({"stimulus_id": list(images), "kind": "image", "file": [str(p) for p in images.values()],
-                         "concept": names, "category": [of_concept.get(name) for name in names],
-                         "captions": [[caption_of(name)] for name in names],
-                         "attributes": [{} for _ in names]})
+                         "concept": list(concepts), "category": [category_of.get(name) for name in concepts],
+                         "captions": [[caption_of(name)] for name in concepts],
+                         "attributes": [{} for _ in concepts]})
+
+
+def splits(concepts: pd.Series, *, test: pd.Series, n_val_concepts: int, seed: int) -> list[str]:
+    """Return the split of each image: "test", "val" (all training images of the concepts held out) or "train".
+
+    Parameters
+    ----------
+    concepts
+        Concept of each image.
+    test
+        Whether it is a test image.
+    n_val_concepts, seed
+        As for `validation_concepts`.
+
+    Raises
+    ------
+    ValueError
+        If no concept would be left for training.
+    """
+    held_out = validation_concepts(concepts[~test], n=n_val_concepts, seed=seed)
+    return np.where(test, "test", np.where(concepts.isin(held_out), "val", "train")).tolist()

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from brain2img.artifacts import open_folder, read_array
+from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.prepared import PreparedStudy
 from brain2img.stages.build import build_study
 from brain2img.stages.workspace import prepared_folder
@@ -41,13 +42,15 @@ def prepare(cfg: DictConfig) -> Path:
 
 
 def _stimuli_id(prepared: PreparedStudy) -> str:
-    """Return an identity of the stimuli, so that studies that share them share embeddings."""
+    """Return an identity of the stimuli, so that studies that share them share embeddings, wherever they lie."""
     state = hashlib.sha256()
-    table = prepared.stimulus_table
+    pictures = StimulusImages(prepared.folder, prepared.stimulus_table, size=prepared.image_size)
+    table = prepared.stimulus_table.assign(file=pictures.identities())
     for column in ("stimulus_id", "file", "pointer", "captions", "attributes"):
         state.update(table[column].astype(str).str.cat(sep="|").encode())
-    images = prepared.folder / "images.npy"
-    if images.exists() and images.stat().st_size < HASHED_BYTES:
-        for start in range(0, len(read_array(images)), 256):  # mapped anew each time: what is read does not add up
-            state.update(read_array(images)[start:start + 256].tobytes())
+    path = prepared.folder / PACKED
+    if path.exists():
+        step = 1 + path.stat().st_size // HASHED_BYTES  # of very many pictures every second, third, ... one
+        for start in range(0, len(read_array(path)), 256 * step):  # mapped anew: what is read does not add up
+            state.update(read_array(path)[start:start + 256 * step:step].tobytes())
     return state.hexdigest()[:16]

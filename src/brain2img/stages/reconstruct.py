@@ -133,10 +133,7 @@ def _link(picture: Path, file: Path) -> None:
 
 
 def _fit(reconstructor: Reconstructor, run: FoldRun) -> None:
-    """Show the reconstructor the training stimuli of one fold, if it looks at them."""
-    if type(reconstructor).fit is Reconstructor.fit:
-        return
+    """Show the reconstructor the training stimuli of one fold."""
     data = run.data()
     ids = sorted(set(data.trials.loc[data.trials["split"] == "train", "stimulus_id"]))
-    reconstructor.fit({space: data.target(space, ids) for space in reconstructor.needs},
-                      data.study.stimuli_of(ids).images())
+    reconstructor.fit({space: data.target(space, ids) for space in reconstructor.needs}, data.study.stimuli_of(ids))

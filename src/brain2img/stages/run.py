@@ -98,5 +98,5 @@ def _log_to(folder: Path) -> None:
     root.handlers = [terminal, file]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    for noisy in ("py.warnings", "matplotlib", "fsspec", "lightning.pytorch", "PIL", "himalaya"):
+    for noisy in ("py.warnings", "matplotlib", "fsspec", "lightning.pytorch", "PIL", "himalaya", "httpx", "httpx2"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

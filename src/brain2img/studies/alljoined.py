@@ -13,7 +13,7 @@ import pandas as pd
 
 from brain2img.artifacts import digest, file_digest, write_table
 from brain2img.data.prepared import PreparedWriter
-from brain2img.data.things import caption_of, validation_concepts
+from brain2img.data.things import splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
 from brain2img.studies.alljoined_recordings import (
@@ -27,8 +27,8 @@ from brain2img.studies.alljoined_recordings import (
     FlatSession,
     check_flat,
     markers,
-    positions,
 )
+from brain2img.studies.recordings import cap_positions, check_arguments, raw_folder
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ SPLITS = {"stim_test": "test", "stim_train": "train"}
 DURATION = 0.1
 #: Images of training and test, as published.
 N_IMAGES = (16540, 200)
+#: A concept of which only the number is known, within its partition.
+_UNNAMED = r"(train|test)-\d+"
 #: Subject -> (row of its order of stimuli, the row before which it was really shown), as the authors correct it.
 MOVED = {6: (73762, 73760)}
 
@@ -46,8 +48,8 @@ class Alljoined(Study):
     """Twenty people looking at THINGS images for 0.1 s every 0.2 s: 32 channels of a consumer cap, 4 sessions.
 
     Xu et al. 2025, https://arxiv.org/abs/2508.18571; https://huggingface.co/datasets/Alljoined/Alljoined-1.6M. The
-    images are those of THINGS-EEG2: 16,540 for training, 4 or 5 times each, and 200 for the test, 80 times. A session
-    has 19 blocks of about five minutes, the first four of the test. Recordings are prepared as the authors do
+    images are those of THINGS-EEG2: 16,540 for training, at least 4 times each, and 200 for the test, at least 80
+    times. A session has 19 blocks, the first four of the test. Recordings are prepared as the authors do
     (https://github.com/Alljoined/Alljoined-1.6M), short of whitening and cutting: no filter, -0.2 to 1.0 s around the
     marker, the mean before it taken off, 256 -> 250 Hz. Of several markers on one sample none is kept, for nobody can
     know which picture evoked the response; the authors keep the first. The preprocessed folders are whitened.
@@ -87,11 +89,7 @@ class Alljoined(Study):
     def __init__(self, *, form: str = "edf", subjects: Sequence[int] = tuple(range(1, 21)), n_sessions: int = 4,
                  n_blocks: int = 19, n_val_concepts: int = 100, images: str = "stimuli/images", image_size: int = 500,
                  seed: int = 0, jobs: int = 1) -> None:
-        if form not in FORMS:
-            raise ValueError(f"study.form: expected one of {FORMS}, got {form!r}. Choose one of these.")
-        if not subjects or len(set(subjects)) != len(subjects):
-            raise ValueError(f"study.subjects: expected different numbers, e.g. [1,2,3], got {list(subjects)}. "
-                             "Correct study.subjects.")
+        check_arguments(form=form, forms=FORMS, subjects=subjects)
         self.form = form
         self.variant = form
         self.subjects = list(subjects)
@@ -108,17 +106,18 @@ class Alljoined(Study):
         raw = self._existing(raw)
         pattern = "**/*.edf" if self.form == "edf" else "preprocessed_eeg_*_flat.npy"
         folders = [self._folder(raw, subject) for subject in self.subjects]
+        tables = [path for folder in folders for place in (folder, raw / "preprocessed_eeg" / folder.name)
+                  for path in sorted(place.glob("*.parquet"))]
         return digest([[[folder.name, str(path.relative_to(folder)), path.stat().st_size]
                         for folder in folders for path in sorted(folder.glob(pattern))],
-                       [file_digest(path) for path in sorted(raw.glob("*/sub-*/*.parquet"))]])
+                       [file_digest(path) for path in (*tables, self._names(raw)) if path.is_file()]])
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the data set's folder `raw`, subject by subject and session by session."""
         raw = self._existing(raw)
         read = self._edf if self.form == "edf" else self._preprocessed
         found = {subject: read(raw, subject) for subject in self.subjects}
-        stimuli = self._stimuli(raw, found)
-        split = dict(zip(stimuli["stimulus_id"], stimuli["split"], strict=True))
+        stimuli, split = self._stimuli(raw, found)
         writer = PreparedWriter(out, study=self.name)
         write_table(out / "left_out.parquet", pd.concat([
             recording.left_out.assign(subject=f"sub-{subject:02d}") for subject, recording in found.items()],
@@ -129,18 +128,20 @@ class Alljoined(Study):
                 continue
             trials = recording.trials.assign(split=recording.trials["stimulus_id"].map(split), duration=DURATION)
             spec = SignalSpec(subject=name, modality="eeg", n_channels=len(CHANNELS), ch_names=CHANNELS,
-                              ch_types=("eeg",) * len(CHANNELS), positions=positions(), sfreq=SFREQ, **recording.spec)
+                              ch_types=("eeg",) * len(CHANNELS), positions=cap_positions(CHANNELS), sfreq=SFREQ,
+                              **recording.spec)
             log.info("%s: %d trials, %d left out", name, len(trials), len(recording.left_out))
             sessions = [recording.session(rows) for _, rows in trials.groupby("session", sort=False)]
             writer.add_sessions(spec, trials=trials, sessions=sessions, jobs=self.jobs)
-        writer.finish(stimuli.drop(columns="split"), image_size=self.image_size)
+        writer.finish(stimuli, image_size=self.image_size)
 
     def _existing(self, raw: Path | None) -> Path:
-        if raw is None or not Path(raw).is_dir():
-            raise ValueError(f"study.raw: expected the folder of Alljoined-1.6M, got "
-                             f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
-                             "data_prep/alljoined.md says where to get it.")
-        return Path(raw).resolve()
+        return raw_folder(raw, of="Alljoined-1.6M", notes="alljoined.md")
+
+    @staticmethod
+    def _names(raw: Path) -> Path:
+        """Return where the names of concepts and categories are, if they are there."""
+        return raw / "preprocessed_eeg" / "experiment_metadata_categories.parquet"
 
     def _folder(self, raw: Path, subject: int) -> Path:
         """Return the folder of a subject's recordings: directly below ``raw_eeg`` or one folder further down."""
@@ -159,7 +160,7 @@ class Alljoined(Study):
         -------
         path, table
             The table with session, run, part ("stim_train" or "stim_test"), number (of the image), stimulus_id, place
-            (in its run), repetition, concept, and the further `columns`.
+            (in its run), repetition, concept ("train-<number>" where it is not named), and the further `columns`.
         """
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
@@ -176,8 +177,10 @@ class Alljoined(Study):
         number = table["image_path"].map(lambda value: int(Path(str(value)).stem))
         concept = (table["category_name"].astype(str) if "category_name" in table else
                    table["partition"].str.removeprefix("stim_") + "-" + table["category_num"].astype(str))
-        table = table.assign(run=table["block_id"].astype(int), session=table["session"].astype(int), number=number,
-                             part=table["partition"], stimulus_id=[f"{n:05d}" for n in number], concept=concept)
+        table = pd.DataFrame({
+            "session": table["session"].astype(int), "run": table["block_id"].astype(int), "part": table["partition"],
+            "number": number, "stimulus_id": [f"{n:05d}" for n in number], "concept": concept,
+            **{column: table[column] for column in columns}})
         sessions = sorted(set(table["session"]))
         if sessions != list(range(1, self.n_sessions + 1)):
             raise ValueError(f"{path}: expected sessions 1 to {self.n_sessions}, got {sessions}. Fetch it again, or "
@@ -259,35 +262,21 @@ class Alljoined(Study):
             raise ValueError(f"{what}: expected trials in sessions 1 to {self.n_sessions}, got some in {found}. Fetch "
                              "the blocks that are missing, or leave the subject out of study.subjects.")
 
-    def _stimuli(self, raw: Path, found: Mapping[int, _Recording]) -> pd.DataFrame:
-        """Return the stimuli of all subjects, in the order of their numbers, and their splits."""
+    def _stimuli(self, raw: Path, found: Mapping[int, _Recording]) -> tuple[pd.DataFrame, dict[str, str]]:
+        """Return the stimuli of all subjects, in the order of their numbers, and the split of each."""
         shown = pd.concat([recording.trials for recording in found.values()], ignore_index=True)
         known = shown.drop_duplicates("stimulus_id").sort_values("stimulus_id", ignore_index=True)
-        concept, category = known["concept"], pd.Series([None] * len(known), dtype=object)
-        table = raw / "preprocessed_eeg" / "experiment_metadata_categories.parquet"
-        named = "category_name" in known
-        if table.is_file():
-            names = pd.read_parquet(table).drop_duplicates("image_path")
-            names.index = pd.Index([int(Path(str(path)).stem) for path in names["image_path"]])
-            if "category_name" in names:
-                named, concept = True, known["number"].map(names["category_name"].to_dict()).fillna(concept)
-            if "super_category" in names:
-                category = known["number"].map(names["super_category"].to_dict())
+        concept_of, category_of = _named(self._names(raw))
+        concept = known["number"].map(concept_of).fillna(known["concept"])
         test = known["part"] == "stim_test"
         if (counts := (int((~test).sum()), int(test.sum()))) != N_IMAGES:
             log.warning("%s: %d training and %d test images are shown, where %d and %d are published", raw, *counts,
                         *N_IMAGES)
-        held_out = validation_concepts(concept[~test], n=self.n_val_concepts, seed=self.seed)
-        files = [raw / self.images / f"{stimulus_id}.jpg" for stimulus_id in known["stimulus_id"]]
-        missing = [path for path in files if not path.is_file()]
-        if missing:
-            raise ValueError(f"{missing[0]}: expected an image there, got none ({len(missing)} of {len(files)} images "
-                             "are missing). Unpack stimuli.zip there, or set study.images.")
-        return pd.DataFrame({
-            "stimulus_id": known["stimulus_id"], "kind": "image", "file": [str(path) for path in files],
-            "concept": concept, "category": category, "attributes": [{}] * len(known),
-            "captions": [[caption_of(name)] if named else [] for name in concept],
-            "split": np.where(test, "test", np.where(concept.isin(held_out), "val", "train"))})
+        split = splits(concept, test=test, n_val_concepts=self.n_val_concepts, seed=self.seed)
+        files = {stimulus_id: raw / self.images / f"{stimulus_id}.jpg" for stimulus_id in known["stimulus_id"]}
+        stimuli = stimulus_table(files, concepts=concept.tolist(), category_of=category_of)
+        stimuli["captions"] = stimuli["captions"].where(~concept.str.fullmatch(_UNNAMED), "").map(list)
+        return stimuli, dict(zip(stimuli["stimulus_id"], split, strict=True))
 
     @classmethod
     def tiny(cls) -> Self:
@@ -303,6 +292,22 @@ class _Recording:
     left_out: pd.DataFrame
     session: Callable[[pd.DataFrame], Callable[[], Iterator[np.ndarray]]]
     spec: dict[str, Any]
+
+
+def _named(path: Path) -> tuple[dict[int, str], dict[str, str]]:
+    """Return the concept of each image by its number, and the category of each concept; none without the file."""
+    if not path.is_file():
+        return {}, {}
+    table = pd.read_parquet(path)
+    file = "image_path" if "image_path" in table else "fname"
+    missing = [column for column in (file, "category_name", "super_category") if column not in table]
+    if missing:
+        raise ValueError(f"{path}: expected the columns image_path or fname, category_name and super_category, got "
+                         f"{list(table)}. Fetch it again, or leave it out.")
+    table = table.dropna(subset=[file, "category_name"])
+    numbers = [int(Path(name).stem) for name in table[file]]
+    return (dict(zip(numbers, table["category_name"], strict=True)),
+            dict(zip(table["category_name"], table["super_category"], strict=True)))
 
 
 def _matched(path: Path, planned: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

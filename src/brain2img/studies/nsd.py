@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,11 +12,14 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import digest, file_digest
+from brain2img.data.images import PACKED
 from brain2img.data.prepared import PreparedWriter
 from brain2img.interfaces import Study
-from brain2img.studies.nsd_design import SESSIONS, Design, existing, reading, subject_name
+from brain2img.studies.nsd_design import DESIGN, SESSIONS, Design, existing, reading, subject_name
 from brain2img.studies.nsd_files import Published
 from brain2img.studies.nsd_repackaged import AllBetas, Averaged, packed_pictures
+
+log = logging.getLogger(__name__)
 
 #: Form -> a file by which it is known; {betas} is the folder asked for.
 FORMS = {
@@ -24,9 +28,9 @@ FORMS = {
     "averaged": "webdataset_avg_split/train",
     "all_betas": "betas_all_subj*.hdf5",
 }
-_DESIGN = ("nsddata/experiments/nsd/nsd_expdesign.mat", "nsd_expdesign.mat")
+_SUFFIXES = {"nifti": (".nii.gz", ".nii"), "hdf5": (".hdf5",)}
 _STIMULI = ("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5", "nsd_stimuli.hdf5")
-_PACKED = "coco_images_224_float16.hdf5"
+_PACKED = ("coco_images_224_float16.hdf5",)
 _CURATED = ("COCO_73k_annots_curated.npy", "annots/COCO_73k_annots_curated.npy")
 _INFO = ("nsddata/experiments/nsd/nsd_stim_info_merged.csv", "nsd_stim_info_merged.csv")
 _COCO = ("annotations/captions_train2017.json", "annotations/captions_val2017.json")
@@ -42,7 +46,7 @@ class NSD(Study):
     Parameters
     ----------
     subjects
-        Numbers, 1 to 8. All have 1, 2, 5 and 7 in full (40 sessions).
+        Numbers, 1 to 8. Of 1, 2, 5 and 7 there are all 40 sessions.
     form
         "nifti" or "hdf5" (as published), "averaged" (the webdataset of MindEye1 and MindBridge), "all_betas" (the files
         of MindEye2); "auto" is what lies there.
@@ -94,13 +98,15 @@ class NSD(Study):
         self.variant = f"{voxels.replace(':', '-')}-{shared}"
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of the names and sizes of the files that are read, and of the design's content."""
+        """Return a hash of names and sizes of the files that are read, and of the content of the small ones."""
         raw = self._existing(raw)
         source = self._source(raw)
-        optional = [raw / place for place in (*_STIMULI, _PACKED, *_CURATED, *_INFO, *_COCO)]
-        files = [*source.files(self.subjects), *(path for path in optional if path.exists())]
-        design = [file_digest(raw / place) for place in _DESIGN if (raw / place).exists()]
-        return digest([type(source).__name__, design, [(str(p.relative_to(raw)), p.stat().st_size) for p in files]])
+        large = source.files(self.subjects) + _there(raw, _STIMULI + _PACKED + _CURATED + _INFO + _COCO)
+        small = _there(raw, DESIGN)
+        if isinstance(source, Published):
+            small += source.small_files(self.subjects)
+        return digest([type(source).__name__, [(str(path.relative_to(raw)), path.stat().st_size) for path in large],
+                       [(str(path.relative_to(raw)), file_digest(path)) for path in small]])
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the files under `raw`; everything is checked before signals are written."""
@@ -108,29 +114,35 @@ class NSD(Study):
         source = self._source(raw)
         writer = PreparedWriter(out, study=self.name)
         trials = {subject: self._trials(source, subject) for subject in self.subjects}
-        if not isinstance(source, Published):
-            self._compare(raw, trials)
+        design = _there(raw, DESIGN)
+        if design and not isinstance(source, Published):
+            _compare(design[0], trials, ordered=isinstance(source, AllBetas))
         readers = {subject: source.readers(subject, table) for subject, table in trials.items()}
         specs = {subject: source.spec(subject, table) for subject, table in trials.items()}
         images = pd.unique(pd.concat([table["image"] for table in trials.values()]))
         stimuli = self._stimuli(raw, images)
-        size = None
-        if isinstance(source, Averaged):
-            writer.add_images(source.pictures(self.subjects), n=len(images), shape=source.shape(self.subjects))
-            stimuli["file"], stimuli["pointer"] = "images.npy", np.arange(len(images))
-        elif isinstance(source, AllBetas) and not any((raw / place).exists() for place in _STIMULI):
-            path = existing(raw, _PACKED, cure=f"Fetch it, or {_STIMULI[0]}.")
-            _, height, width = _data_set_shape(path, "images", rows=int(images.max()) + 1)[1:]
-            writer.add_images(packed_pictures(path, images.tolist()), n=len(images), shape=(height, width, 3))
-            stimuli["file"], stimuli["pointer"] = "images.npy", np.arange(len(images))
-        else:
-            path = existing(raw, *_STIMULI, cure="Fetch it; data_prep/nsd.md says from where.").resolve()
-            _data_set_shape(path, "imgBrick", rows=int(images.max()) + 1)
-            stimuli["file"], stimuli["pointer"], size = f"{path}::imgBrick", images, self.image_size
+        stimuli["file"], stimuli["pointer"] = self._pictures(raw, source, images, writer=writer)
         for subject, spec in specs.items():
             if not writer.has_subject(spec.subject):
                 writer.add_sessions(spec, trials=trials[subject], sessions=readers[subject], jobs=self.jobs)
-        writer.finish(stimuli, image_size=size)
+        writer.finish(stimuli, image_size=self.image_size)
+
+    def _pictures(self, raw: Path, source: Published | Averaged | AllBetas, images: np.ndarray, *,
+                  writer: PreparedWriter) -> tuple[str, np.ndarray]:
+        """Return the file of the pictures and their rows in it; what is in no array of pictures is packed into one."""
+        rows = int(images.max()) + 1
+        if isinstance(source, Averaged):
+            pictures, shape = source.pictures(self.subjects), source.shape(self.subjects)
+        elif isinstance(source, AllBetas) and not _there(raw, _STIMULI):
+            path = existing(raw, *_PACKED, cure=f"Fetch it, or {_STIMULI[0]}.")
+            _, height, width = _data_set_shape(path, "images", rows=rows)[1:]
+            pictures, shape = packed_pictures(path, images.tolist()), (height, width, 3)
+        else:
+            path = existing(raw, *_STIMULI, cure="Fetch it; data_prep/nsd.md says from where.")
+            _data_set_shape(path, "imgBrick", rows=rows)
+            return f"{path}::imgBrick", images
+        writer.add_images(pictures, n=len(images), shape=shape)
+        return PACKED, np.arange(len(images))
 
     def _existing(self, raw: Path | None) -> Path:
         if raw is None or not Path(raw).is_dir():
@@ -150,11 +162,9 @@ class NSD(Study):
                                  + ("Choose one with study.form." if found else "data_prep/nsd.md says what belongs "
                                     "where; another version of the betas is chosen with study.betas."))
             form = found[0]
-        if form in ("nifti", "hdf5"):
-            packed = any(raw.glob(FORMS["nifti"].format(betas=self.betas)[:-1] + ".gz"))
-            suffix = ".hdf5" if form == "hdf5" else ".nii.gz" if packed else ".nii"
-            return Published(raw, suffix=suffix, betas=self.betas, voxels=self.voxels, sessions=self.sessions,
-                             shared=self.shared)
+        if form in _SUFFIXES:
+            return Published(raw, suffixes=_SUFFIXES[form], betas=self.betas, voxels=self.voxels,
+                             sessions=self.sessions, shared=self.shared)
         if self.voxels.partition(":")[0] != "nsdgeneral":
             raise ValueError(f"{raw}: expected voxels 'nsdgeneral', which is all that the form {form!r} holds, got "
                              f"{self.voxels!r}. Set study.voxels=nsdgeneral, or prepare the published files.")
@@ -176,30 +186,18 @@ class NSD(Study):
         return trials.assign(stimulus_id=[_stimulus_id(n) for n in trials["image"]],
                              repetition=trials.groupby("image").cumcount())
 
-    def _compare(self, raw: Path, trials: dict[int, pd.DataFrame]) -> None:
-        """Refuse trials of pictures that the design, where it is at hand, does not give the subject."""
-        path = next((raw / place for place in _DESIGN if (raw / place).exists()), None)
-        if path is None:
-            return
-        design = Design.read(path)
-        for subject, table in trials.items():
-            test = table["split"] == "test"
-            wrong = ~table["image"].isin(design.images[subject - 1]) | (table["image"].isin(design.shared) != test)
-            if wrong.any():
-                raise ValueError(f"{path}: expected the pictures of {subject_name(subject)} by this design, got "
-                                 f"{_stimulus_id(table.loc[wrong, 'image'].iloc[0])} in the split "
-                                 f"{table.loc[wrong, 'split'].iloc[0]!r}. Fetch files of one version.")
-
     def _stimuli(self, raw: Path, images: np.ndarray) -> pd.DataFrame:
         """Return the stimuli (rows of the 73,000) with the captions that are at hand: curated ones, else COCO's."""
-        curated = next((raw / place for place in _CURATED if (raw / place).exists()), None)
-        info = next((raw / place for place in _INFO if (raw / place).exists()), None)
-        coco = None if info is None else _coco(info, images)
-        if curated is not None:
-            captions = _curated(curated, images)
-        elif coco is not None:
-            captions = _coco_captions([raw / place for place in _COCO if (raw / place).exists()], coco)
+        curated, info = _there(raw, _CURATED), _there(raw, _INFO)
+        coco = _coco(info[0], images) if info else None
+        if curated:
+            captions = _curated(curated[0], images)
+        elif coco is not None and _there(raw, _COCO):
+            cure = "Fetch it: the captions of the others are there."
+            captions = _coco_captions([existing(raw, place, cure=cure) for place in _COCO], coco)
         else:
+            log.warning("study nsd: no captions, for %s has neither %s nor %s with %s", raw, _CURATED[0], _INFO[0],
+                        " and ".join(_COCO))
             captions = [[] for _ in images]
         attributes = [{}] * len(images) if coco is None else [{"coco_id": n} for n in coco]
         return pd.DataFrame({"stimulus_id": [_stimulus_id(n) for n in images], "kind": "image", "captions": captions,
@@ -213,6 +211,27 @@ class NSD(Study):
 
 def _stimulus_id(image: int) -> str:
     return f"nsd{image + 1:05d}"
+
+
+def _there(raw: Path, places: Iterable[str]) -> list[Path]:
+    """Return those of `places` that exist."""
+    return [raw / place for place in places if (raw / place).exists()]
+
+
+def _compare(path: Path, trials: Mapping[int, pd.DataFrame], *, ordered: bool) -> None:
+    """Refuse trials of pictures that the design in `path` does not give the subject.
+
+    If `ordered`, `place` of a trial is its number (from 0) among all of the subject, whose picture the design tells.
+    """
+    design = Design.read(path)
+    for subject, table in trials.items():
+        mine, image = design.images[subject - 1], table["image"]
+        wrong = table["image"].isin(design.shared) != (table["split"] == "test")
+        wrong |= image != mine[design.order.take(table["place"], mode="clip")] if ordered else ~image.isin(mine)
+        if wrong.any():
+            raise ValueError(f"{path}: expected the pictures of {subject_name(subject)} by this design, got "
+                             f"{_stimulus_id(image[wrong].iloc[0])} in the split {table.loc[wrong, 'split'].iloc[0]!r} "
+                             f"as trial {wrong.idxmax()}. Fetch files of one version.")
 
 
 def _data_set_shape(path: Path, name: str, *, rows: int) -> tuple[int, ...]:

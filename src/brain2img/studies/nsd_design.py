@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+#: Where the design may lie.
+DESIGN = ("nsddata/experiments/nsd/nsd_expdesign.mat", "nsd_expdesign.mat")
 #: Sessions of subjects 1 to 8, and the last ones of each that the first release held back.
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 HELD_BACK = 3
@@ -71,7 +73,8 @@ def reading(path: Path, *, what: str) -> Iterator[None]:
 
     try:
         yield
-    except (ImageFileError, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
+    except (ImageFileError, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError,
+            RuntimeError) as error:  # the last is h5py's, where a file is damaged behind its head
         size = f"of {path.stat().st_size} bytes" if path.exists() else "missing"
         raise ValueError(f"{path}: expected a whole {what}, got a truncated or damaged file {size} ({error}). "
                          "Fetch it again.") from error
@@ -129,10 +132,9 @@ class Design:
                              f"runs, slots) in stimpattern, got {self.images.shape} and {self.pattern.shape}. "
                              "Fetch NSD's own file.")
         shown = int(self.pattern.sum())
-        if shown != len(self.order) or self.order.max() >= self.images.shape[1]:
+        if shown != len(self.order) or not np.isin(self.order, np.arange(self.images.shape[1])).all():
             raise ValueError(f"{path}: expected a picture of {self.images.shape[1]} for each of {shown} shown by "
-                             f"stimpattern, got {len(self.order)} up to number {self.order.max() + 1} in "
-                             "masterordering. Fetch the file again.")
+                             f"stimpattern, got {len(self.order)} in masterordering, or others. Fetch the file again.")
         for subject, mine in enumerate(self.images, start=1):
             if not np.array_equal(np.sort(mine[:len(self.shared)]), self.shared):
                 raise ValueError(f"{path}: expected the pictures of sharedix at the head of every subject's subjectim, "

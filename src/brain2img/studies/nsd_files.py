@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.records import SignalSpec
-from brain2img.studies.nsd_design import HELD_BACK, Design, existing, n_sessions, reading, subject_name
+from brain2img.studies.nsd_design import DESIGN, HELD_BACK, Design, existing, n_sessions, reading, subject_name
 
 #: Betas are stored as int16: percent signal change times this.
 SCALE = 300
@@ -30,13 +30,14 @@ _BLOCK_BYTES = 64_000_000
 class Voxels:
     """Which voxels of a volume of `shape` are taken, in the order of the flattened (C order) volume.
 
-    `ijk` is ``(C, 3)``, `affine` ``(4, 4)`` to millimetres, `rois` a label for each voxel.
+    `ijk` is ``(C, 3)``, `affine` ``(4, 4)`` to millimetres, `rois` a label for each voxel, `files` what told them.
     """
 
     ijk: np.ndarray
     affine: np.ndarray
     shape: tuple[int, int, int]
     rois: tuple[str, ...]
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, raw: Path, subject: int, *, voxels: str) -> Voxels:
@@ -65,21 +66,23 @@ class Voxels:
                         cure=cure)
         mask, affine = _volume(path)
         inside = mask > 0
-        if name == "brain":  # edges of the volume that a session did not cover
-            for uncovered in sorted((raw / folder).glob("valid_session*.nii.gz")):
-                inside &= _volume(uncovered, shape=mask.shape)[0] > 0
+        # edges of the volume that a session did not cover
+        covered = sorted((raw / folder).glob("valid_session*.nii.gz")) if name == "brain" else []
+        for each in covered:
+            inside &= _volume(each, shape=mask.shape)[0] > 0
         if not inside.any():
             raise ValueError(f"{path}: expected voxels above 0, got none. Fetch it again, or choose another set with "
                              "study.voxels.")
         ijk = np.argwhere(inside)
-        labels, _ = _volume(existing(raw, f"{folder}/roi/{atlas}.nii.gz", cure=cure), shape=mask.shape)
-        numbers = np.rint(labels[inside]).astype(int)
-        names = _label_names(raw, subject, atlas=atlas, largest=int(numbers.max()))
+        regions = existing(raw, f"{folder}/roi/{atlas}.nii.gz", cure=cure)
+        numbers = np.rint(_volume(regions, shape=mask.shape)[0][inside]).astype(int)
+        names, table = _label_names(raw, subject, atlas=atlas, largest=int(numbers.max()))
         if unknown := sorted({int(n) for n in np.unique(numbers) if n > 0} - set(names)):
             raise ValueError(f"{atlas} of {subject_name(subject)}: expected the {len(names)} labels of its table, got "
                              f"{unknown[0]}, which is not there. Fetch the volume and the table again.")
         x, y, z = (int(n) for n in mask.shape)
-        return cls(ijk, affine, (x, y, z), tuple(names[n] if n > 0 else "" for n in numbers.tolist()))
+        return cls(ijk, affine, (x, y, z), tuple(names[n] if n > 0 else "" for n in numbers.tolist()),
+                   (path, *covered, regions, *table))
 
 
 def _volume(path: Path, *, shape: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -95,16 +98,16 @@ def _volume(path: Path, *, shape: tuple[int, ...] | None = None) -> tuple[np.nda
     return values, np.asarray(image.affine)
 
 
-def _label_names(raw: Path, subject: int, *, atlas: str, largest: int) -> dict[int, str]:
-    """Return the names of an atlas' labels; a set of one label carries its own name."""
+def _label_names(raw: Path, subject: int, *, atlas: str, largest: int) -> tuple[dict[int, str], list[Path]]:
+    """Return the names of an atlas' labels, and their table; a set of one label needs none and carries its own name."""
     places = [f"nsddata/freesurfer/{who}/label/{atlas}.mgz.ctab" for who in (subject_name(subject), "fsaverage")]
     places.append(f"nsddata/templates/{atlas}.ctab")
     if largest <= 1 and not any((raw / place).exists() for place in places):
-        return {1: atlas}
+        return {1: atlas}, []
     path = existing(raw, *places, cure="Fetch this table of labels, or take others with study.voxels=<set>:<labels>.")
     lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     try:
-        return {int(line[0]): line[1] for line in lines}
+        return {int(line[0]): line[1] for line in lines}, [path]
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path}: expected lines of a number and a name, got others ({error}). "
                          "Fetch it again.") from error
@@ -232,8 +235,8 @@ class Published:
     ----------
     raw
         Root of the data set.
-    suffix
-        ".nii.gz", ".nii" or ".hdf5".
+    suffixes
+        Endings that a session may have, (".nii.gz", ".nii") or (".hdf5",).
     betas
         Folder of the betas: "betas_fithrf" or "betas_fithrf_GLMdenoise_RR".
     voxels
@@ -245,31 +248,37 @@ class Published:
         no trial is used, for they are no training pictures either).
     """
 
-    def __init__(self, raw: Path, *, suffix: str, betas: str, voxels: str, sessions: str | int, shared: int) -> None:
-        self.raw, self.suffix, self.betas, self.voxels, self.sessions = raw, suffix, betas, voxels, sessions
-        self.design_file = existing(raw, "nsddata/experiments/nsd/nsd_expdesign.mat", "nsd_expdesign.mat",
-                                    cure="Fetch it; data_prep/nsd.md says from where.")
-        self.design = Design.read(self.design_file)
+    def __init__(self, raw: Path, *, suffixes: Sequence[str], betas: str, voxels: str, sessions: str | int,
+                 shared: int) -> None:
+        self.raw, self.suffixes, self.betas, self.voxels, self.sessions = raw, suffixes, betas, voxels, sessions
+        self.design = Design.read(existing(raw, *DESIGN, cure="Fetch it; data_prep/nsd.md says from where."))
         self._test = self.design.shared if shared == 1000 else self.design.shared_early
         self._voxels: dict[int, Voxels] = {}
 
     def files(self, subjects: Sequence[int]) -> list[Path]:
-        """Return the files on which the prepared study depends, apart from pictures and captions.
+        """Return the betas.
 
         Raises
         ------
         ValueError
             If a session is missing.
         """
-        return [self.design_file, *(path for subject in subjects for path in self._files(subject))]
+        return [path for subject in subjects for path in self._files(subject)]
+
+    def small_files(self, subjects: Sequence[int]) -> list[Path]:
+        """Return the files that say what the betas are of, apart from the design."""
+        ceilings = [self._folder(subject) / "ncsnr.nii.gz" for subject in subjects]
+        return [*(path for subject in subjects for path in self._taken(subject).files),
+                *(path for path in ceilings if path.exists())]
 
     def _files(self, subject: int) -> list[Path]:
         n = n_sessions(subject, sessions=self.sessions, of=self.design.n_sessions)
-        folder = self._folder(subject)
-        paths = [folder / f"betas_session{session:02d}{self.suffix}" for session in range(1, n + 1)]
-        if missing := [path.name for path in paths if not path.is_file()]:
+        places = [[self._folder(subject) / f"betas_session{session:02d}{suffix}" for suffix in self.suffixes]
+                  for session in range(1, n + 1)]
+        paths = [next((place for place in some if place.is_file()), some[0]) for some in places]
+        if missing := [path for path in paths if not path.is_file()]:
             raise ValueError(
-                f"{folder / missing[0]}: expected the {n} sessions of {subject_name(subject)}, got no such file "
+                f"{missing[0]}: expected the {n} sessions of {subject_name(subject)}, got no such file "
                 f"({len(missing)} missing in all). Fetch it, or take fewer with study.sessions ('early' leaves out the "
                 f"last {HELD_BACK} of each subject, which the first release held back).")
         return paths

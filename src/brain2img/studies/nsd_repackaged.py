@@ -113,12 +113,13 @@ class Averaged:
     """
 
     def __init__(self, raw: Path) -> None:
-        self.root = raw / "webdataset_avg_split" if (raw / "webdataset_avg_split").is_dir() else raw
+        self.root = raw / "webdataset_avg_split"
         self._found: dict[int, tuple[pd.DataFrame, int, tuple[int, int, int]]] = {}
 
     def files(self, subjects: Sequence[int]) -> list[Path]:
-        """Return its tars, or folders."""
-        return [source for subject in subjects for _, source in self._sources(subject)]
+        """Return its tars, or what was unpacked from them."""
+        sources = [source for subject in subjects for _, source in self._sources(subject)]
+        return [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
 
     def _sources(self, subject: int) -> list[tuple[str, Path]]:
         name, found = subject_name(subject), []
@@ -346,8 +347,8 @@ class AllBetas:
         return SignalSpec(
             subject=subject_name(subject), modality="fmri", units="a.u.", n_channels=self._size[subject], n_times=1,
             rois=("nsdgeneral",) * self._size[subject],
-            filtered="betas of all trials of MindEye2: betas_fithrf, z-scored by its authors by session and voxel over "
-                     "all trials, test pictures included")
+            filtered="betas of all trials of MindEye2: betas_fithrf, z-scored by its authors by session and voxel, "
+                     "over all trials by their notebook, without the shared pictures by their paper")
 
     def readers(self, subject: int, trials: pd.DataFrame) -> list[AllBetasSession]:
         """Return a reader for every session of `trials`."""

@@ -1,4 +1,4 @@
-"""What the readers of EEG and MEG recordings share: naming the damaged file, and channels by name."""
+"""What the readers of EEG and MEG recordings share: folders, damaged files, channels by name, large arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,41 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brain2img.data.pickled import ArrayInFile
+
+
+def check_arguments(*, form: str, forms: Sequence[str], subjects: Sequence[int]) -> None:
+    """Refuse a form that is none of `forms`, and subjects that are none or the same.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    if form not in forms:
+        raise ValueError(f"study.form: expected one of {tuple(forms)}, got {form!r}. Choose one of these.")
+    if not subjects or len(set(subjects)) != len(subjects):
+        raise ValueError(f"study.subjects: expected different numbers, e.g. [1,2,3], got {list(subjects)}. "
+                         "Correct study.subjects.")
+
+
+def raw_folder(raw: Path | None, *, of: str, notes: str) -> Path:
+    """Return the folder of raw files that was given, absolute.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if raw is None or not Path(raw).is_dir():
+        raise ValueError(f"study.raw: expected the folder of {of}, got "
+                         f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
+                         f"data_prep/{notes} says where to get it.")
+    return Path(raw).resolve()
 
 
 @contextmanager
@@ -21,17 +56,30 @@ def naming(path: Path) -> Iterator[None]:
 def places(ch_names: Sequence[str], *, wanted: Sequence[str], path: Path) -> list[int]:
     """Return where the wanted channels are among those of a file, whatever their order there.
 
-    The serial number that CTF appends to a name ("MLC11-1609") does not count, nor do capitals.
+    The serial number that CTF appends to a name ("MLC11-1609") does not count, nor do capitals ("Afz").
 
     Raises
     ------
     ValueError
-        If channels are missing or have other names, naming the file and some of them.
+        If channels are missing, have other names or are there twice, naming the file and some of them.
     """
-    found = {re.sub(r"-\d+$", "", name).lower(): place for place, name in enumerate(ch_names)}
-    missing = [name for name in wanted if name.lower() not in found]
+    names = [re.sub(r"-\d+$", "", name).lower() for name in ch_names]
+    missing = [name for name in wanted if names.count(name.lower()) != 1]
     if missing:
-        raise ValueError(f"{path}: expected the {len(wanted)} channels of the study, got {len(missing)} of them "
-                         f"missing ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}) among {len(found)}. "
-                         "Give the files as published.")
-    return [found[name.lower()] for name in wanted]
+        raise ValueError(f"{path}: expected the {len(wanted)} channels of the study, each once, got {len(missing)} of "
+                         f"them missing or twice ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}) among "
+                         f"{len(names)}. Give the files as published.")
+    return [names.index(name.lower()) for name in wanted]
+
+
+def cap_positions(ch_names: Sequence[str]) -> np.ndarray:
+    """Return where EEG channels are on MNE's template head, ``(C, 3)`` in metres, head coordinates."""
+    import mne
+
+    info = mne.create_info(list(ch_names), 1.0, "eeg", verbose="ERROR").set_montage("colin27_1005", verbose="ERROR")
+    return np.array([channel["loc"][:3] for channel in info["chs"]])
+
+
+def opened(array: Any) -> np.ndarray:
+    """Return an array of a pickled dictionary, mapped where it was left in its file."""
+    return array.open() if isinstance(array, ArrayInFile) else np.asarray(array)

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import digest
-from brain2img.data.images import PACKED, StimulusImages
-from brain2img.data.pickled import ArrayInFile, read_pickled
+from brain2img.data.pickled import read_pickled
 from brain2img.data.prepared import PreparedWriter
 from brain2img.data.sessions import Session
-from brain2img.data.things import stimulus_table, validation_concepts
+from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
+from brain2img.studies.recordings import cap_positions, check_arguments, opened, places, raw_folder
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ FORMS = ("raw", "preprocessed")
 #: Rate of the recording and of what is prepared (Hz), window (s), code of a target (a picture to be reported).
 RAW_SFREQ, SFREQ, TMIN, TMAX, TARGET = 1000, 250, -0.2, 1.0, 99999
 DURATION = 0.1
+#: Presentations of an image that the authors draw from a session, and the seed of their draw.
+DRAWN, DRAW_SEED = {"training": 2, "test": 20}, 20200220
 _RAW_KEYS = ("raw_eeg_data", "ch_names", "ch_types", "sfreq")
 _PREPROCESSED_KEYS = ("preprocessed_eeg_data", "ch_names", "times")
 #: Seconds of a recording, and trials of a preprocessed file, read at a time.
@@ -45,11 +47,11 @@ class ThingsEEG2(Study):
     """Ten people looking at THINGS images for 0.1 s every 0.2 s: 63 channels, 4 sessions.
 
     Gifford et al. 2022, https://doi.org/10.1016/j.neuroimage.2022.119754; https://osf.io/3jk45. 16,540 training images
-    (10 of each of 1,654 concepts) are shown four times, two of them in one session; 200 test images, each of a concept
-    of its own, 20 times in every session. Raw recordings are prepared as the authors do
-    (https://github.com/gifale95/eeg_encoding), with the window of the 63-channel pipelines: -0.2 to 1.0 s around onset,
-    the mean before onset taken off, resampled to 250 Hz. Every trial is kept, where the authors draw two and twenty a
-    session; nothing is whitened. Targets are left out.
+    (10 of each of 1,654 concepts) are shown four times, twice in each of two sessions; 200 test images, each of a
+    concept of its own, 20 times in every session; in every session 170 training and 56 test presentations more fill the
+    last sequences. Raw recordings are prepared as the authors do (https://github.com/gifale95/eeg_encoding), with the
+    window of the 63-channel pipelines (https://github.com/eeyhsong/NICE-EEG): -0.2 to 1.0 s around onset, the mean
+    before onset taken off, resampled to 250 Hz. Nothing is whitened. Targets are left out.
 
     The preprocessed folders are whitened, their repetitions shuffled over sessions: session and onset are unknown.
 
@@ -64,6 +66,9 @@ class ThingsEEG2(Study):
         Sessions that every subject must have (form "raw").
     repetitions
         Part ("training", "test") -> times that each of its images was shown at least, over all sessions.
+    drawn
+        Keep only the presentations that the published files hold: two of a training and twenty of a test image in a
+        session, drawn as the authors do (form "raw"; the preprocessed folders hold no others).
     n_val_concepts
         Training concepts whose images are held out for validation, the same for all subjects.
     images
@@ -72,8 +77,6 @@ class ThingsEEG2(Study):
         they are there.
     image_size
         Side (pixels) in which images are read.
-    pack_images
-        Copy the images, in that size, into the prepared folder instead of reading them where they are.
     seed
         Seed of the choice of validation concepts.
     jobs
@@ -88,41 +91,38 @@ class ThingsEEG2(Study):
     name = "things_eeg2"
 
     def __init__(self, *, form: str = "raw", subjects: Sequence[int] = tuple(range(1, 11)), n_sessions: int = 4,
-                 repetitions: Mapping[str, int] | None = None, n_val_concepts: int = 100, images: str = "image_set",
-                 image_size: int = 500, pack_images: bool = False, seed: int = 0, jobs: int = 1) -> None:
+                 repetitions: Mapping[str, int] | None = None, drawn: bool = False, n_val_concepts: int = 100,
+                 images: str = "image_set", image_size: int = 500, seed: int = 0, jobs: int = 1) -> None:
         self.repetitions = {"training": 4, "test": 80} | dict(repetitions or {})
-        if form not in FORMS:
-            raise ValueError(f"study.form: expected one of {FORMS}, got {form!r}. Choose one of these.")
+        check_arguments(form=form, forms=FORMS, subjects=subjects)
         if set(self.repetitions) != set(PARTS):
             raise ValueError(f"study.repetitions: expected the parts {PARTS}, got {sorted(self.repetitions)}. "
                              "Correct it.")
-        if not subjects:
-            raise ValueError("study.subjects: expected numbers of subjects, got none. Give some of 1 to 10.")
         self.form = form
         self.variant = form
         self.subjects = [f"sub-{number:02d}" for number in subjects]
         self.n_sessions = n_sessions
+        self.drawn = drawn
         self.n_val_concepts = n_val_concepts
         self.images = images
         self.image_size = image_size
-        self.pack_images = pack_images
         self.seed = seed
         self.jobs = jobs
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a digest of the names and sizes of the recordings and of the names of the images."""
+        """Return a digest of the names and sizes of the recordings, of the images' names and of their categories."""
         raw = self._existing(raw)
         folders = [self._folder(raw, subject) for subject in self.subjects]
         files = sorted(path for folder in folders for path in folder.rglob("*_eeg_*.npy"))
         sizes = [["/".join(path.parts[-3:]), path.stat().st_size] for path in files]
-        return digest([sizes, {part: list(found) for part, found in self._images(raw).items()}])
+        return digest([sizes, {part: list(found) for part, found in self._images(raw).items()},
+                       self._categories(raw)])
 
     def _existing(self, raw: Path | None) -> Path:
-        if raw is None or not Path(raw).is_dir():
-            raise ValueError(f"study.raw: expected the folder of THINGS-EEG2, got "
-                             f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
-                             "data_prep/things_eeg2.md says where to get it.")
-        return Path(raw).resolve()
+        return raw_folder(raw, of="THINGS-EEG2", notes="things_eeg2.md")
+
+    def _categories(self, raw: Path) -> dict[str, str]:
+        return categories(raw / self.images / "things_concepts.tsv")
 
     def _folder(self, raw: Path, subject: str) -> Path:
         """Return the folder of a subject: the one that holds files of the form asked for."""
@@ -137,12 +137,11 @@ class ThingsEEG2(Study):
         """Write the prepared study from the folder `raw`."""
         raw = self._existing(raw)
         images = self._images(raw)
-        stimuli = stimulus_table({name: path for part in PARTS for name, path in images[part].items()},
-                                 concepts=raw / self.images / "things_concepts.tsv")
-        concepts = dict(zip(stimuli["stimulus_id"], stimuli["concept"], strict=True))
-        val = validation_concepts(map(concepts.__getitem__, images["training"]), n=self.n_val_concepts, seed=self.seed)
-        split = {name: "val" if concepts[name] in val else "train" for name in images["training"]}
-        split |= dict.fromkeys(images["test"], "test")
+        files = {name: path for part in PARTS for name, path in images[part].items()}
+        stimuli = stimulus_table(files, concepts=[concept_of(name) for name in files],
+                                 category_of=self._categories(raw))
+        split = dict(zip(files, splits(stimuli["concept"], test=stimuli["stimulus_id"].isin(list(images["test"])),
+                                       n_val_concepts=self.n_val_concepts, seed=self.seed), strict=True))
         names = {part: list(found) for part, found in images.items()}
 
         writer = PreparedWriter(out, study=self.name)
@@ -153,14 +152,10 @@ class ThingsEEG2(Study):
         for subject, found in todo.items():
             trials = found.trials.assign(split=found.trials["stimulus_id"].map(split), duration=DURATION)
             spec = SignalSpec(subject=subject, modality="eeg", n_channels=len(CHANNELS), ch_names=CHANNELS,
-                              ch_types=("eeg",) * len(CHANNELS), positions=_positions(), sfreq=float(SFREQ),
+                              ch_types=("eeg",) * len(CHANNELS), positions=cap_positions(CHANNELS), sfreq=float(SFREQ),
                               **found.spec)
             log.info("%s: %d trials in %d sessions", subject, len(trials), len(found.sessions))
             writer.add_sessions(spec, trials=trials, sessions=found.sessions, jobs=self.jobs)
-        if self.pack_images:
-            pictures = StimulusImages(out, stimuli.assign(pointer=None), size=self.image_size)
-            writer.add_images(pictures, n=len(stimuli), shape=(self.image_size, self.image_size, 3))
-            stimuli = stimuli.assign(file=PACKED, pointer=np.arange(len(stimuli)))
         writer.finish(stimuli, image_size=self.image_size)
 
     def _images(self, raw: Path) -> dict[str, dict[str, Path]]:
@@ -176,16 +171,16 @@ class ThingsEEG2(Study):
                 paths = [place / str(concept) / str(file)
                          for concept, file in zip(*(values[key] for key in keys), strict=True)]
             else:
-                paths = sorted(path for path in place.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+                paths = sorted(p for p in place.glob("*/[!.]*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
             found[part] = {path.stem: path for path in paths}
             if len(found[part]) != len(paths) or not paths:
                 raise ValueError(f"{place}: expected images of different names in <number>_<concept> folders, got "
                                  f"{len(paths)} images of {len(found[part])} names. Unpack {part}_images.zip of "
                                  "https://osf.io/y63gw there, or set study.images.")
-        both = set(found["training"]) & set(found["test"])
+        both = set(map(concept_of, found["training"])) & set(map(concept_of, found["test"]))
         if both:
-            raise ValueError(f"{folder}: expected other test images than training images, got {sorted(both)[0]!r} "
-                             "among both. Fetch the images again.")
+            raise ValueError(f"{folder}: expected test images of other concepts than the training images, got "
+                             f"{sorted(both)[0]!r} among both. Fetch the images again, or correct study.images.")
         return found
 
     @classmethod
@@ -201,31 +196,6 @@ class _Subject:
     trials: pd.DataFrame
     sessions: list[Session]
     spec: dict[str, Any]
-
-
-def _positions() -> np.ndarray:
-    """Return where the channels are on MNE's template head, ``(63, 3)`` in metres, head coordinates."""
-    import mne
-
-    info = mne.create_info(list(CHANNELS), SFREQ, "eeg").set_montage("colin27_1005")
-    return np.array([channel["loc"][:3] for channel in info["chs"]])
-
-
-def _array(values: Mapping[str, Any], key: str) -> np.ndarray:
-    """Return an array of a pickled dictionary, mapped where it is large."""
-    return values[key].open() if isinstance(values[key], ArrayInFile) else np.asarray(values[key])
-
-
-def _places(names: Sequence[str], *, path: Path) -> list[int]:
-    """Return where the 63 channels are among `names`."""
-    missing = [name for name in CHANNELS if name not in names]
-    if missing:
-        others = [name for name in names if name not in CHANNELS]
-        raise ValueError(f"{path}: expected the {len(CHANNELS)} channels of THINGS-EEG2, got none named "
-                         f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} (beside them: "
-                         f"{', '.join(others[:5]) or 'none'}). Give them their published names, or fetch the file "
-                         "again.")
-    return [list(names).index(name) for name in CHANNELS]
 
 
 # ---- form "raw"
@@ -250,6 +220,9 @@ def _recordings(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[str
                 raise ValueError(f"{path}: expected codes of the {len(names[part])} {part} images in 'stim', 1 to "
                                  f"{len(names[part])}, got {codes[wrong][0]}. Give the images of this study with "
                                  "study.images, or fetch the file again.")
+            if study.drawn:
+                kept = _drawn(codes, n=DRAWN[part])
+                samples, codes = samples[kept], codes[kept]
             onsets[path] = samples
             tables.append(pd.DataFrame({"stimulus_id": [names[part][code - 1] for code in codes], "run": part,
                                         "session": session.removeprefix("ses-"), "onset": samples / RAW_SFREQ}))
@@ -270,6 +243,14 @@ def _recordings(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[str
     return _Subject(trials, sessions, spec)
 
 
+def _drawn(codes: np.ndarray, *, n: int) -> np.ndarray:
+    """Return the places, in order, of the at most n presentations of each image that the authors draw in a session."""
+    from sklearn.utils import shuffle
+
+    where = (np.flatnonzero(codes == code) for code in np.unique(codes))
+    return np.sort(np.concatenate([shuffle(mine, random_state=DRAW_SEED)[:n] for mine in where]))
+
+
 def _read_raw(path: Path) -> dict[str, Any]:
     """Return the dictionary of a recording, checked."""
     values = read_pickled(path, keys=_RAW_KEYS)
@@ -277,7 +258,7 @@ def _read_raw(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected {RAW_SFREQ} Hz, got {values['sfreq']} Hz. Fetch the file as published: "
                          "onsets and filters would differ.")
     names = list(values["ch_names"])
-    _places(names, path=path)
+    places(names, wanted=CHANNELS, path=path)
     if "stim" not in names:
         raise ValueError(f"{path}: expected a channel 'stim' with codes of images, got none. Fetch the file again.")
     shape = values["raw_eeg_data"].shape
@@ -292,7 +273,7 @@ def _events(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import mne
 
     values = _read_raw(path)
-    stim = np.asarray(_array(values, "raw_eeg_data")[list(values["ch_names"]).index("stim")], dtype=float)
+    stim = np.asarray(opened(values["raw_eeg_data"])[list(values["ch_names"]).index("stim")], dtype=float)
     raw = mne.io.RawArray(stim[None], mne.create_info(["stim"], RAW_SFREQ, "stim"), verbose="error")
     try:
         events = mne.find_events(raw, stim_channel="stim", verbose="error")
@@ -316,16 +297,16 @@ class _Session:
     def __call__(self) -> Iterator[np.ndarray]:
         for path, onsets in self.onsets.items():
             values = _read_raw(path)
-            places = _places(list(values["ch_names"]), path=path)
+            chosen = places(values["ch_names"], wanted=CHANNELS, path=path)
             for some in np.split(onsets, np.flatnonzero(np.diff(onsets // (_SECONDS * RAW_SFREQ))) + 1):
                 if len(some):
-                    yield _epochs(values, some, places=places, path=path)
+                    yield _epochs(values["raw_eeg_data"], some, chosen=chosen, path=path)
 
 
-def _epochs(values: Mapping[str, Any], onsets: np.ndarray, *, places: list[int], path: Path) -> np.ndarray:
+def _epochs(recording: Any, onsets: np.ndarray, *, chosen: list[int], path: Path) -> np.ndarray:
     """Return ``(n, 63, 300)`` epochs (V), the mean before onset taken off, at 250 Hz; only their stretch is read."""
     start, stop = int(onsets[0]) + round(TMIN * RAW_SFREQ), int(onsets[-1]) + round(TMAX * RAW_SFREQ) + 1
-    data = np.asarray(_array(values, "raw_eeg_data")[:, start:stop], dtype=np.float64)[places]
+    data = np.asarray(opened(recording)[:, start:stop], dtype=np.float64)[chosen]
     bad = ~np.isfinite(data).all(axis=1)
     if bad.any():
         raise ValueError(f"{path}: expected finite values, got NaN or infinity in {CHANNELS[int(np.argmax(bad))]}, at "
@@ -358,7 +339,7 @@ def _preprocessed(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[s
     for part in PARTS:
         path = folder / f"preprocessed_eeg_{part}.npy"
         values = read_pickled(path, keys=_PREPROCESSED_KEYS)
-        _places(list(values["ch_names"]), path=path)
+        places(values["ch_names"], wanted=CHANNELS, path=path)
         shape = values["preprocessed_eeg_data"].shape
         expected = (len(names[part]), study.repetitions[part], len(values["ch_names"]))
         if len(shape) != 4 or shape[:3] != expected:
@@ -392,9 +373,9 @@ class _Preprocessed:
         for part in PARTS:
             path = self.folder / f"preprocessed_eeg_{part}.npy"
             values = read_pickled(path, keys=_PREPROCESSED_KEYS)
-            places = _places(list(values["ch_names"]), path=path)
+            chosen = places(values["ch_names"], wanted=CHANNELS, path=path)
             n_conditions, n_repetitions, _, n_times = values["preprocessed_eeg_data"].shape
             step = max(1, _TRIALS // n_repetitions)
             for start in range(0, n_conditions, step):
-                data = _array(values, "preprocessed_eeg_data")[start:start + step]
-                yield np.asarray(data, dtype=np.float32)[:, :, places].reshape(-1, len(places), n_times)
+                data = opened(values["preprocessed_eeg_data"])[start:start + step]
+                yield np.asarray(data, dtype=np.float32)[:, :, chosen].reshape(-1, len(chosen), n_times)

@@ -13,10 +13,10 @@ import pandas as pd
 
 from brain2img.artifacts import digest, file_digest
 from brain2img.data.prepared import PreparedWriter
-from brain2img.data.things import concept_of, stimulus_table, validation_concepts
+from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
-from brain2img.studies.recordings import places
+from brain2img.studies.recordings import check_arguments, places, raw_folder
 from brain2img.studies.things_meg_recordings import (
     CHANNELS,
     N_TIMES,
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 FORMS = ("epochs", "ctf")
 #: Event number of a catch trial in the published files.
 CATCH = 999999
-#: Images of training and test, as published.
-N_IMAGES = (22248, 200)
+#: Images of training and test that every subject saw, as published.
+N_IMAGES = {"exp": 22248, "test": 200}
 COLUMNS = ("trial_type", "session_nr", "run_nr", "image_path", "things_image_nr")
 #: (subject, session, run) -> when the signal dropped out (s), which the authors fill with the channel's median.
 DROPOUTS = {(1, 11, 5): 13.4, (2, 10, 3): 59.8}
@@ -89,11 +89,7 @@ class ThingsMEG(Study):
     def __init__(self, *, form: str = "epochs", subjects: Sequence[int] = (1, 2, 3, 4), n_sessions: int = 12,
                  zero_shot: bool = True, n_val_concepts: int = 100, images: str = "object_images",
                  image_size: int = 500, seed: int = 0, jobs: int = 1) -> None:
-        if form not in FORMS:
-            raise ValueError(f"study.form: expected one of {FORMS}, got {form!r}. Choose one of these.")
-        if not subjects or len(set(subjects)) != len(subjects):
-            raise ValueError(f"study.subjects: expected different numbers, e.g. [1,2,3,4], got {list(subjects)}. "
-                             "Correct study.subjects.")
+        check_arguments(form=form, forms=FORMS, subjects=subjects)
         self.form = form
         self.variant = form
         self.subjects = list(subjects)
@@ -108,10 +104,15 @@ class ThingsMEG(Study):
     def raw_id(self, raw: Path | None) -> str:
         """Return a hash of names and sizes of the recordings (too large to be read twice), and of the tables."""
         raw = self._existing(raw)
-        files = [p for subject in self.subjects for p in (
-            sorted(self._epochs_file(raw, subject).parent.glob(f"preprocessed_P{subject}-epo*.fif"))
-            if self.form == "epochs" else sorted((raw / f"sub-BIGMEG{subject}").glob("ses-*/meg/*.ds/*.*meg4")))]
-        tables = [raw / "sourcedata" / f"sample_attributes_P{subject}.csv" for subject in self.subjects]
+        files, tables = [], [self._concepts(raw)]
+        for subject in self.subjects:
+            tables.append(raw / "sourcedata" / f"sample_attributes_P{subject}.csv")
+            if self.form == "epochs":
+                files += sorted(self._epochs_file(raw, subject).parent.glob(f"preprocessed_P{subject}-epo*.fif"))
+            else:
+                runs = raw / f"sub-BIGMEG{subject}"
+                files += sorted(runs.glob("ses-*/meg/sub-*.ds/sub-*.*meg4"))
+                tables += sorted(runs.glob("ses-*/meg/sub-*_events.tsv"))
         return digest([[[str(p.relative_to(raw)), p.stat().st_size] for p in files],
                        [file_digest(p) for p in tables if p.is_file()]])
 
@@ -121,7 +122,8 @@ class ThingsMEG(Study):
         read = self._epochs if self.form == "epochs" else self._ctf
         tables = {subject: self._checked(read(raw, subject), subject=subject) for subject in self.subjects}
         split_of, images = self._splits(raw, tables)
-        stimuli = stimulus_table(images, concepts=raw / self.images / ".." / "things_concepts.tsv")
+        stimuli = stimulus_table(images, concepts=[concept_of(image) for image in images],
+                                 category_of=categories(self._concepts(raw)))
         writer = PreparedWriter(out, study=self.name)
         for subject, recording in tables.items():
             name = f"sub-{subject:02d}"
@@ -137,11 +139,10 @@ class ThingsMEG(Study):
         writer.finish(stimuli, image_size=self.image_size)
 
     def _existing(self, raw: Path | None) -> Path:
-        if raw is None or not Path(raw).is_dir():
-            raise ValueError(f"study.raw: expected the folder of THINGS-MEG (OpenNeuro ds004212), got "
-                             f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
-                             "data_prep/things_meg.md says where to get it.")
-        return Path(raw).resolve()
+        return raw_folder(raw, of="THINGS-MEG (OpenNeuro ds004212)", notes="things_meg.md")
+
+    def _concepts(self, raw: Path) -> Path:
+        return (raw / self.images).parent / "things_concepts.tsv"
 
     @staticmethod
     def _epochs_file(raw: Path, subject: int) -> Path:
@@ -215,6 +216,11 @@ class ThingsMEG(Study):
             got = f"{wrong.iloc[0]} trials of {wrong.index[0]!r}" if len(wrong) else "no test trials"
             raise ValueError(f"{recording.path}: expected every test image in {self.n_sessions} trials of subject "
                              f"{subject}, one a session, got {got}. Fetch the files again.")
+        for part, published in N_IMAGES.items():
+            n = trials.loc[trials["part"] == part, "stimulus_id"].nunique()
+            if n != published:
+                log.warning("%s: subject %d saw %d images of type %s, where %d are published", recording.path, subject,
+                            n, part, published)
         trials = trials[trials["part"] != "catch"].reset_index(drop=True)
         return replace(recording, trials=trials)
 
@@ -228,18 +234,14 @@ class ThingsMEG(Study):
                              "training image, got both. Correct sample_attributes_P*.csv.")
         concept = stimuli["stimulus_id"].map(concept_of)
         test = stimuli["part"] == "test"
-        if (counts := (int((~test).sum()), int(test.sum()))) != N_IMAGES:
-            log.warning("%s: %d training and %d test images are shown, where %d and %d are published", raw, *counts,
-                        *N_IMAGES)
         if self.zero_shot:
             kept = test | ~concept.isin(set(concept[test]))
             stimuli, concept, test = stimuli[kept], concept[kept], test[kept]
-        held_out = validation_concepts(concept[~test], n=self.n_val_concepts, seed=self.seed)
-        split = np.where(test, "test", np.where(concept.isin(held_out), "val", "train"))
+        split = splits(concept, test=test, n_val_concepts=self.n_val_concepts, seed=self.seed)
         ids = stimuli["stimulus_id"].tolist()
         folder = raw / self.images
         files = {i: folder / c / f"{i}.jpg" for i, c in zip(ids, concept, strict=True)}
-        return dict(zip(ids, split.tolist(), strict=True)), files
+        return dict(zip(ids, split, strict=True)), files
 
     @classmethod
     def tiny(cls) -> Self:

@@ -101,6 +101,9 @@ def open_ctf(path: Path) -> Any:
         raise ValueError(f"{path}: expected {RAW_SFREQ:g} samples per second, got {raw.info['sfreq']:g}. Give the "
                          "recordings as published.")
     places(raw.ch_names, wanted=CHANNELS, path=path)
+    if TRIGGERS not in raw.ch_names:
+        raise ValueError(f"{path}: expected the channel {TRIGGERS} of the triggers, got none. Give the recordings as "
+                         "published.")
     return raw
 
 

@@ -1,9 +1,9 @@
 """Writes a simulated study in the layouts of Alljoined-1.6M: EDF recordings, or flat preprocessed files.
 
-The source is any prepared EEG study from -0.2 s at 250 Hz, such as `brain2img.studies.scenes.Scenes("eeg", ...)`. Its
-runs become blocks, its test images the test images. Of the 32 channels the four that THINGS-EEG2 lacks (PO9, PO10, O9,
-O10) repeat their neighbours. In the recordings pictures follow each other every 1.5 s, not every 0.2 s, so that the
-responses of the source, which hold their neighbours' already, do not overlap once more.
+The source is any prepared EEG study from -0.2 s at 250 Hz with the 32 channels, such as
+`brain2img.studies.scenes.Scenes("eeg", ...)`. Its runs become blocks, its test images the test images. In the
+recordings pictures follow each other every 1.5 s, not every 0.2 s, so that the responses of the source, which hold
+their neighbours' already, do not overlap once more.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from PIL import Image
 
 from brain2img.artifacts import write_table
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.simulate.continuous import BETWEEN, LEAD, continuous
 
 CHANNELS = tuple("""
-    Cz Fp1 F7 F3 CP5 CP1 P1 P3 P5 P7 PO9 PO7 PO3 O1 O9 Pz
-    POz Oz O10 O2 PO4 PO8 PO10 P8 P6 P4 P2 CP2 CP6 F4 F8 Fp2
+    Cz FCz AFz Fp1 F5 F1 CP5 CP3 CP1 P1 P3 P5 P7 PO7 PO3 O1
+    Pz POz Oz O2 PO4 PO8 P8 P6 P4 P2 CP2 CP4 CP6 F2 F6 Fp2
 """.split())
 SFREQ, RAW_SFREQ, TMIN = 250.0, 256, -0.2
-_NEIGHBOURS = {"PO9": "PO7", "PO10": "PO8", "O9": "O1", "O10": "O2"}
-#: Seconds from picture to picture, and before the first and after the last.
-_BETWEEN, _LEAD = 1.5, 1.0
 _ODDBALL_EVERY = 7
 #: Samples before onset, which the flat files leave out, and samples that they keep.
 _BEFORE, _KEPT = 50, 250
@@ -82,25 +80,12 @@ def signals_of(study: PreparedStudy, subject: str, rows: np.ndarray) -> np.ndarr
         raise ValueError(f"signals of subject {subject!r}: expected at least {_BEFORE + _KEPT} samples from {TMIN} s "
                          f"at {SFREQ:g} Hz, got {spec.n_times} from {spec.tmin:g} s at {spec.sfreq} Hz. Simulate with "
                          "recording={'sfreq': 250.0, 'tmin': -0.2, 'tmax': 1.0}.")
-    names = [name if name in spec.ch_names else _NEIGHBOURS.get(name, name) for name in CHANNELS]
-    missing = [name for name in names if name not in spec.ch_names]
+    missing = [name for name in CHANNELS if name not in spec.ch_names]
     if missing:
-        raise ValueError(f"signals of subject {subject!r}: expected the channels {', '.join(sorted(set(names)))}, got "
-                         f"none named {', '.join(missing)}. Simulate with all channels.")
-    places = [spec.ch_names.index(name) for name in names]
+        raise ValueError(f"signals of subject {subject!r}: expected the channels {', '.join(CHANNELS)}, got none named "
+                         f"{', '.join(missing)}. Simulate with all channels.")
+    places = [spec.ch_names.index(name) for name in CHANNELS]
     return np.asarray(study.signals(subject)[rows][:, places, :_BEFORE + _KEPT], dtype=float)
-
-
-def continuous(signals: np.ndarray) -> np.ndarray:
-    """Return one recording ``(C, n)`` at 256 Hz in which each trial ``(n, C, T)`` follows its picture."""
-    from scipy.signal import resample_poly
-
-    n, n_channels, n_times = signals.shape
-    starts = np.round((_LEAD + _BETWEEN * np.arange(n) + TMIN) * SFREQ).astype(int)
-    known = (starts[:, None] + np.arange(n_times)).ravel()
-    values = signals.transpose(1, 0, 2).reshape(n_channels, -1)
-    line = np.stack([np.interp(np.arange(round((2 * _LEAD + _BETWEEN * n) * SFREQ)), known, row) for row in values])
-    return np.asarray(resample_poly(line, 128, 125, axis=1, padtype="line"))
 
 
 def write_recordings(folder: Path, study: PreparedStudy, *, channel_order: Sequence[int] | None = None,
@@ -136,18 +121,20 @@ def write_recordings(folder: Path, study: PreparedStudy, *, channel_order: Seque
                 continue
             rows = lines["row"].to_numpy()
             trials = signals_of(study, subject, np.maximum(rows, 0))
-            signals = continuous(np.where((rows >= 0)[:, None, None], trials, 0))
+            signals = continuous(np.where((rows >= 0)[:, None, None], trials, 0), sfreq=SFREQ, tmin=TMIN,
+                                 raw_sfreq=RAW_SFREQ)
             signals = signals[:, :signals.shape[1] // sfreq * sfreq] * 1e6
             annotations = []
             for place, line in enumerate(lines.itertuples()):
-                onset = round((_LEAD + _BETWEEN * place) * RAW_SFREQ) / RAW_SFREQ
+                onset = round((LEAD + BETWEEN * place) * RAW_SFREQ) / RAW_SFREQ
                 image = int(Path(line.image_path).stem)
                 if line.row not in unmarked:
                     annotations.append(EdfAnnotation(onset, None, f"{line.partition},{image},-1,{place}"))
                 if line.row < 0:
                     annotations.append(EdfAnnotation(onset + 0.3, None, f"behav,0,-1,{place}"))
             bound = float(np.ceil(np.abs(signals).max())) + 1
-            channels = [EdfSignal(signals[i], sfreq, label=CHANNELS[i], physical_dimension="uV",
+            labels = ["Afz" if name == "AFz" else name for name in CHANNELS]  # as EMOTIV writes it
+            channels = [EdfSignal(signals[i], sfreq, label=labels[i], physical_dimension="uV",
                                   physical_range=(-bound, bound)) for i in order]
             counter = np.arange(signals.shape[1], dtype=np.float64) % 128
             auxiliary = [EdfSignal(counter, sfreq, label=label, physical_range=(0, 255))

@@ -177,7 +177,10 @@ class SimulatedNSD:
         return {"brain": brain, "nsdgeneral": general, "responding": responding}
 
     def volumes(self, subject: int, session: int) -> Iterator[np.ndarray]:
-        """Yield the ``(x, y, z)`` int16 volume of each trial of a session (from 1): 300 x percent signal change."""
+        """Yield the ``(x, y, z)`` int16 volume of each trial of a session (from 1): 300 x percent signal change.
+
+        It is the same array each time, filled anew.
+        """
         spec, betas = self.recording(subject)
         assert spec.ijk is not None
         brain = self.masks(subject)["brain"]

@@ -15,13 +15,12 @@ import pandas as pd
 from PIL import Image
 
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.simulate.continuous import BETWEEN, LEAD, continuous
 from brain2img.data.simulate.ctf import write_ctf
 from brain2img.records import SignalSpec
 
 SFREQ, RAW_SFREQ, TMIN, N_TIMES = 200.0, 1200.0, -0.1, 281
 _CATCH_EVERY, _CATCH, _TRIGGER = 9, 999999, 64
-#: Seconds from picture to picture, and before the first.
-_BETWEEN, _LEAD = 1.5, 1.0
 
 
 def image_name(stimulus_id: str, concept: str) -> str:
@@ -53,7 +52,7 @@ def attributes(study: PreparedStudy, subject: str) -> pd.DataFrame:
     categories = {name: i for i, name in enumerate(sorted(set(stimuli["concept"])), start=1)}
     lines: list[dict[str, object]] = []
     for (session, run), trials in study.trials_of(subject).groupby(["session", "run"], sort=False):
-        onset = _LEAD
+        onset = LEAD
         for number, trial in enumerate(trials.itertuples()):
             concept = stimuli.loc[trial.stimulus_id, "concept"]
             file = f"{image_name(trial.stimulus_id, concept)}.jpg"
@@ -69,7 +68,7 @@ def attributes(study: PreparedStudy, subject: str) -> pd.DataFrame:
             for line in shown:
                 lines.append({**line, "session_nr": session, "run_nr": run, "image_on": onset,
                               "image_off": onset + 0.5})
-                onset += _BETWEEN
+                onset += BETWEEN
     return pd.DataFrame(lines)
 
 
@@ -150,23 +149,6 @@ def _write_table(folder: Path, number: int, table: pd.DataFrame) -> None:
     table.drop(columns="row").to_csv(path, index=False)
 
 
-def continuous(signals: np.ndarray) -> np.ndarray:
-    """Return one recording ``(C, n)`` at 1200 Hz in which each trial ``(n, C, T)`` follows its picture.
-
-    Pictures are shown every 1.5 s, the first after 1 s; between trials the signal goes over from one to the next on a
-    straight line.
-    """
-    from scipy.signal import resample_poly
-
-    n, n_channels, _ = signals.shape
-    n_samples = round((2 * _LEAD + _BETWEEN * n) * SFREQ)
-    starts = np.round((_LEAD + _BETWEEN * np.arange(n) + TMIN) * SFREQ).astype(int)
-    known = (starts[:, None] + np.arange(N_TIMES)).ravel()
-    values = signals.transpose(1, 0, 2).reshape(n_channels, -1)
-    line = np.stack([np.interp(np.arange(n_samples), known, row) for row in values])
-    return np.asarray(resample_poly(line, round(RAW_SFREQ / SFREQ), 1, axis=1, padtype="line"))
-
-
 def write_recordings(folder: Path, study: PreparedStudy, *, channel_order: Sequence[int] | None = None,
                      sfreq: float = RAW_SFREQ) -> None:
     """Write ``sub-BIGMEG<n>/ses-<ss>/meg/*_meg.ds`` and events of every run, and the tables of the trials.
@@ -189,7 +171,8 @@ def write_recordings(folder: Path, study: PreparedStudy, *, channel_order: Seque
         order = np.arange(spec.n_channels) if channel_order is None else np.asarray(channel_order)
         assert spec.positions is not None
         for (session, run), lines in table.groupby(["session_nr", "run_nr"]):
-            signals = continuous(_signals(study, subject, lines["row"].to_numpy())[:, order])
+            signals = continuous(_signals(study, subject, lines["row"].to_numpy())[:, order], sfreq=SFREQ, tmin=TMIN,
+                                 raw_sfreq=RAW_SFREQ)
             samples = np.round(lines["image_on"].to_numpy() * RAW_SFREQ).astype(int)
             triggers = np.zeros(signals.shape[1])
             for sample in samples:
