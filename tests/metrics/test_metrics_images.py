@@ -149,6 +149,16 @@ def test_one_row_is_re_paired_with_the_gallery():
     assert PixCorr().chance(data, generator=rng)["chance"].item() < 0.9
 
 
+def test_chance_of_two_hundred_rows_is_quick():
+    import time
+
+    rng = np.random.default_rng(0)
+    data = decoded(picture(rng, 200, 64), picture(rng, 200, 64))
+    start = time.process_time()
+    SSIM().chance(data, generator=rng)
+    assert time.process_time() - start < 10  # about 1 s on an idle core
+
+
 def test_messages(data):
     with pytest.raises(ValueError, match="reconstructions: expected images, got none"):
         SSIM().score(Decoded(truth=data.truth, gallery_ids=data.gallery_ids, gallery_images=data.gallery_images))
