@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from brain2img.captioners.nearest_caption import NearestCaption
 from brain2img.captioners.prefix import PrefixLanguageModel
 from brain2img.data.simulate import scenes
 from brain2img.metrics.caption_attributes import name_accuracy
+from brain2img.pretrained import locate
 from brain2img.records import EmbeddingSpec
 from brain2img.training import Plan
 
@@ -92,11 +94,13 @@ def test_the_folder_is_of_the_libraries_and_in_half_precision(trained):
     assert json.loads((trained / "brain2img.json").read_text())["condition"]["uid"] == "the-right-one"
 
 
-def test_the_published_size_stays_below_a_million(tokenizer):
-    spoken = AutoTokenizer.from_pretrained(tokenizer)
-    model = training._Captioner(embeddings=torch.randn(20, 128), tokenizer=spoken,
-                                shares=(torch.zeros(2, 2), torch.zeros(2, 2)))
-    assert sum(p.numel() for p in model.parameters()) < 1_000_000
+def test_the_language_model_that_is_shipped_stays_below_a_million():
+    folder = Path(locate("scenes_captioner"))
+    language, prefix = (sum(v.numel() for v in load_file(folder / f"{name}.safetensors").values())
+                        for name in ("model", "prefix"))
+    assert language < 1_000_000
+    # 8 tokens of 128 from half as many hidden units, and the mean and spread of the embeddings
+    assert prefix == (128 + 1) * 512 + (512 + 1) * 1024 + 2 * 128
 
 
 def test_what_a_noun_tells_of_its_adjective_is_counted():
@@ -194,15 +198,15 @@ def test_weights_that_are_missing_are_named(copy, embeddings):
 def test_a_folder_that_is_none_and_a_caption_too_long(trained, embeddings, tmp_path):
     with pytest.raises(ValueError, match=r"captioner\.model: expected a folder with a language model"):
         PrefixLanguageModel(model=str(tmp_path)).check({"clip": SPEC})
-    with pytest.raises(ValueError, match=r"captioner\.max_length: expected 1 to 36 tokens for .*, got 37"):
-        PrefixLanguageModel(model=str(trained), max_length=37).caption({"clip": torch.from_numpy(embeddings)})
+    with pytest.raises(ValueError, match=r"captioner\.max_length: expected 1 to 32 tokens for .*, got 33"):
+        PrefixLanguageModel(model=str(trained), max_length=33).caption({"clip": torch.from_numpy(embeddings)})
 
 
 def test_captions_the_tokenizer_cannot_hold(tokenizer, embeddings, small, tmp_path):
     strange = [["a purple zeppelin"], *CAPTIONS[1:]]
     with pytest.raises(ValueError, match=r"expected words that the tokenizer knows, got others in 1 .*zeppelin"):
         learn(tokenizer, embeddings, tmp_path / "w", tmp_path / "o", captions=strange)
-    with pytest.raises(ValueError, match="expected at most 36 tokens, got 61"):
+    with pytest.raises(ValueError, match="expected at most 32 tokens, got 61"):
         learn(tokenizer, embeddings, tmp_path / "w", tmp_path / "o", captions=[["a " * 60], *CAPTIONS[1:]])
 
 

@@ -51,7 +51,7 @@ def test_all_parts_are_trained_saved_and_loaded_by_the_real_classes(configured, 
     stimuli = scene_stimuli("val", 4)
     clip = OpenCLIP(model=str(weights / "scenes_clip"))
     assert clip.embed(stimuli, range(4)).shape == (4, 128)
-    assert TimmModel(model=str(weights / "scenes_dino"), output="tokens").spec(stimuli).shape == (65, 128)
+    assert TimmModel(model=str(weights / "scenes_dino"), output="tokens").spec(stimuli).shape == (65, 64)
     judge = TimmModel(model=str(weights / "scenes_judge"), output="logits").spec(stimuli)
     assert judge.shape == (len(judge.labels),)
     first = scenes.scene("backbone-000000")

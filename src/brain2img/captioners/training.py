@@ -17,8 +17,8 @@ from brain2img.records import EmbeddingSpec
 from brain2img.training import Plan, log_shares, train
 
 LANGUAGE: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64}
-"""Architecture of the language model, transformers' `GPT2Config`: 0.8 million weights, as the projection 0.2."""
-N_PREFIX = 4
+"""Architecture of the language model, transformers' `GPT2Config`: 0.8 million weights; the projection has 0.6."""
+N_PREFIX = 8
 NOISE = 0.5
 """Largest standard deviation of the noise on an embedding, in standard deviations of its dimension."""
 WORD_DROPOUT = 0.3

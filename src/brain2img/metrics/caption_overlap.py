@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Self
 
@@ -47,8 +46,9 @@ class CaptionOverlap(Metric):
     def __init__(self) -> None:
         self._bleu = BLEU(lowercase=True, effective_order=True)
         self._rouge = RougeScorer(["rouge1", "rougeL"], tokenizer=_Words())
+        self._compare = lru_cache(maxsize=1 << 16)(self._comparison)  # pairs come again under other conditions
 
-    def _compare(self, caption: str, references: Sequence[str]) -> list[float]:
+    def _comparison(self, caption: str, references: tuple[str, ...]) -> list[float]:
         """Return the six values of one caption."""
         found = self._bleu.sentence_score(caption, references)
         bleu = [BLEU.compute_bleu(found.counts[:n], found.totals[:n], found.sys_len, found.ref_len, smooth_method="exp",
@@ -63,12 +63,8 @@ class CaptionOverlap(Metric):
         if bare or references is None:
             raise ValueError(f"captions of the stimuli: expected at least one for each, got none for "
                              f"{decoded.gallery_ids[min(bare)]!r}. Leave caption_overlap out for this study.")
-        known: dict[tuple[str, int], list[float]] = {}
-        for row, place in zip(rows.tolist(), stimuli.tolist(), strict=True):
-            key = (found[row], place)
-            if key not in known:
-                known[key] = self._compare(found[row], list(references[place]))
-        return np.array([known[found[row], place] for row, place in zip(rows, stimuli, strict=True)])
+        return np.array([self._compare(found[row], tuple(references[place]))
+                         for row, place in zip(rows, stimuli, strict=True)])
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every caption, in [0, 1], see `interfaces.Metric.score`.

@@ -264,7 +264,7 @@ def blur(x: Tensor, generator: Generator, *, most: float, chosen: Tensor) -> Ten
     return torch.where(chosen[:, None, None, None], coarse, x)
 
 
-DINO: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 0}
+DINO: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "num_classes": 0}
 """Architecture of scenes_dino: timm's vision transformer, in a small size."""
 
 

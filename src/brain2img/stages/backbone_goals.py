@@ -93,7 +93,16 @@ def measure(weights: Path | None, stimuli: Stimuli, *, reconstructor: Mapping[st
     table = Retrieval(ks=[1]).score(found).query("direction == 'image_from_brain'")
     result = {"clip: caption found among unique ones, from the image": float(table["value"].mean())}
 
-    result["clip: object found among captions that differ in it alone"] = _object_found(seen, text, stimuli)
+    for word, field, options in (("object", "kind", scenes.KINDS), ("colour", "colour", scenes.COLOURS)):
+        result[f"clip: {word} found among captions that differ in it alone"] = _found(
+            seen, text, stimuli, field=field, options=list(options))
+
+    dino = TimmModel(model=at("scenes_dino"), name="dino")
+    for name, embeddings in (("dino", _embed(dino, stimuli)), ("pixels", stimuli.images())):
+        nearest = _nearest(embeddings.reshape(len(stimuli), -1).astype(np.float64))
+        for word, field in (("object", "kind"), ("background", "background")):
+            result[f"{name}: nearest other scene has the same {word}"] = float(
+                np.mean([known[i][field] == known[j][field] for i, j in enumerate(nearest)]))
 
     judge = TimmModel(model=at("scenes_judge"), output="logits", name="judge_attributes")
     features = TimmModel(model=at("scenes_judge"), name="judge")
@@ -101,6 +110,7 @@ def measure(weights: Path | None, stimuli: Stimuli, *, reconstructor: Mapping[st
 
     captions = PrefixLanguageModel(model=at("scenes_captioner"), space="clip").caption({"clip": torch.from_numpy(seen)})
     right = name_accuracy(captions, known)
+    result["captioner: object named right"], result["captioner: colour named right"] = right["kind"], right["colour"]
     result["captioner: object and colour named right"] = right["kind_and_colour"]
 
     few = list(rows)[:n_images]
@@ -135,15 +145,24 @@ def _embed(space: Space, stimuli: Stimuli) -> np.ndarray:
     return np.concatenate([space.embed(stimuli, part) for part in parts])
 
 
-def _object_found(seen: np.ndarray, text: Space, stimuli: Stimuli, *, n: int = 100) -> float:
-    """Return the share of the first n images whose object is that of the nearest of 48 captions, one for each kind."""
+def _found(seen: np.ndarray, text: Space, stimuli: Stimuli, *, field: str, options: list[str], n: int = 200) -> float:
+    """Return the share of the first n images nearest, of captions that differ in one field alone, to the right one."""
     some = [scenes.scene(stimulus) for stimulus in stimuli.table["stimulus_id"][:n]]
-    asked = pd.DataFrame({"captions": [[dataclasses.replace(one, kind=kind).captions[-1]] for one in some
-                                       for kind in scenes.KINDS]})
-    read = _embed(text, Stimuli(asked, stimuli.read_images)).reshape(len(some), len(scenes.KINDS), -1)
+    changed: list[dict[str, Any]] = [{field: option} for option in options]
+    asked = pd.DataFrame({"captions": [[dataclasses.replace(one, **change).captions[0]] for one in some
+                                       for change in changed]})
+    read = _embed(text, Stimuli(asked, stimuli.read_images)).reshape(len(some), len(options), -1)
     similarity = np.einsum("nd,nkd->nk", seen[:len(some)], read / np.linalg.norm(read, axis=-1, keepdims=True))
-    true = [list(scenes.KINDS).index(one.kind) for one in some]
-    return float((similarity.argmax(axis=1) == true).mean())
+    return float((similarity.argmax(axis=1) == [options.index(getattr(one, field)) for one in some]).mean())
+
+
+def _nearest(x: np.ndarray) -> np.ndarray:
+    """Return the row ``(N,)`` most like each row of ``(N, D)``, by the cosine of deviations from the mean."""
+    x = x - x.mean(axis=0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    similarity = x @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    return similarity.argmax(axis=1)
 
 
 def _kind(judge: Space, images: np.ndarray, stimuli: Stimuli) -> float:

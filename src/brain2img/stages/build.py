@@ -129,7 +129,7 @@ def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> D
     Raises
     ------
     ValueError
-        If a head names a space that is not chosen.
+        If a head names a space that is not chosen, or a chosen space has no head.
     """
     wanted = inspect.signature(get_class(config["decoder"]["_target_"])).parameters
     given: dict[str, Any] = {"seed": seed}
@@ -151,6 +151,10 @@ def _parts(config: Mapping[str, Any], data: BrainData) -> dict[str, Any]:
             raise ValueError(f"head {name!r}: expected a space of {sorted(data.target_specs)}, got "
                              f"{head['space']!r}. Add it with space=[...], or leave the head out.")
         heads[name] = build(head, hidden=encoder.hidden, spec=data.target_specs[head["space"]])
+    lacking = sorted(set(data.target_specs) - {head["space"] for head in config["head"].values()})
+    if lacking:
+        raise ValueError(f"head: expected one for every space of {sorted(data.target_specs)}, got none for {lacking}. "
+                         "Add one with head=[...], or leave the space out of space=[...].")
     augmentation = config.get("augmentation")
     return {"encoder": encoder, "adapter": build(config["adapter"], specs=data.specs, grid=encoder.grid),
             "heads": heads, "augmentation": build(augmentation) if augmentation else None,

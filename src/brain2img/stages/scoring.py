@@ -60,7 +60,7 @@ class MemberScores:
 
     def __init__(self, cfg: DictConfig, root: Path, *, features: PictureFeatures) -> None:
         self.cfg, self.root, self._features = cfg, root, features
-        self.name = cfg.name
+        self.name, self.metrics = cfg.name, build_metrics(cfg)
         self.runs = fold_runs(cfg)
         self.manifest = self.runs[0].manifest
         self.prepared: PreparedStudy = self.runs[0].prepared
@@ -204,7 +204,7 @@ class MemberScores:
                   "generator": output.generator, "repetitions": int(repetitions)}
         circular = self._circular() if output.of != EMBEDDINGS else set()
         tables, chances = [], []
-        for metric in build_metrics(self.cfg).values():
+        for metric in self.metrics.values():
             if not _fits(metric, decoded, of=output.of):
                 continue
             table = metric.score(decoded).assign(**labels, transductive=metric.transductive)
