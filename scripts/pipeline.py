@@ -1,7 +1,8 @@
 """All stages of an experiment that are not finished, then the scores and the report.
 
 python scripts/pipeline.py experiment=demo
-python scripts/pipeline.py experiment=demo_meg paths.outputs=<folder>
+python scripts/pipeline.py experiment=demo modalities=[meg] paths.outputs=<folder>
+python scripts/pipeline.py experiment=demo study=nsd raw=<NSD>
 python scripts/pipeline.py experiment=digit69 study.raw=<digit69_28x28.mat>
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import brain2img.interfaces as interfaces
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 ROOTS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
+DATA_PREP = ("download", "simulate")  # roots whose scripts stand in data_prep/
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
                      for p in (CONFIGS / "experiment").rglob("*.yaml"))
 INTERFACES = {"study": "Study", "space": "Space", "augmentation": "Augmentation", "adapter": "SubjectAdapter",
@@ -26,23 +28,31 @@ GIVEN = {"adapter": {"specs", "grid"}, "encoder": {"specs"}, "head": {"hidden", 
          "decoder": {"specs", "targets", "seed", "adapter", "encoder", "heads", "augmentation", "training"}}
 
 
+def _content(path: Path) -> dict:
+    """Return what a file of a group says, with the files of the group that it is based on."""
+    content = yaml.safe_load(path.read_text())
+    based_on = [_content(path.with_name(f"{name}.yaml")) for name in content.pop("defaults", []) if name != "_self_"]
+    return {k: v for part in [*based_on, content] for k, v in part.items()}
+
+
 def _parts(path: Path) -> list[dict]:
-    content = {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "defaults"}
+    content = _content(path)
     return [content] if "_target_" in content else list(content.values())
 
 
-@pytest.mark.parametrize("root", sorted({*ROOTS} - {"train_small_backbones", "download"}))  # these know no experiments
+@pytest.mark.parametrize("root", sorted({*ROOTS} - {"train_small_backbones", *DATA_PREP}))  # these know no experiments
 @pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
 def test_every_root_composes_with_every_experiment(composed, root, experiment):
     cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["study"]["_target_"].startswith("brain2img.studies.")
-    for member in cfg.members:
+    known = resolved["members"] or []
+    for member in known if isinstance(known, list) else itertools.chain(*known.values()):
         assert member in EXPERIMENTS
 
 
 def test_every_root_has_a_script_and_the_other_way_round():
-    scripts = [*SCRIPTS.glob("*.py"), SCRIPTS.parent / "data_prep" / "download.py"]
+    scripts = [*SCRIPTS.glob("*.py"), *(SCRIPTS.parent / "data_prep" / f"{name}.py" for name in DATA_PREP)]
     assert sorted(p.stem for p in scripts if p.is_file() and not p.stem.startswith("bench_")) == ROOTS
 
 

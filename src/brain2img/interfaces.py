@@ -32,6 +32,10 @@ class Study(ABC):
 
     name: str
     """Name of the study: the folder under ``outputs/prepared`` and the ``study`` of every score."""
+    modality: str
+    """"fmri", "eeg" or "meg": which members of a collection can decode it."""
+    has_attributes: bool = False
+    """Whether the known factors of its stimuli are among their attributes; parts that need them are left out if not."""
 
     @abstractmethod
     def prepare(self, raw: Path | None, out: Path) -> None:
@@ -67,6 +71,8 @@ class Space(ABC):
 
     name: str
     """Key of the space in the configuration."""
+    needs_attributes: bool = False
+    """Whether it can embed the stimuli of a study with ``has_attributes`` alone."""
 
     @abstractmethod
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
@@ -364,6 +370,8 @@ class Metric(ABC):
         As they say; a transductive score uses the other test queries.
     proportion
         True where a value is 0, 1 or a tie's fraction, so that its interval is Wilson's.
+    needs_attributes
+        Whether it compares with the known attributes of the stimuli, which not every study has.
     """
 
     names: tuple[str, ...]
@@ -371,6 +379,7 @@ class Metric(ABC):
     higher_is_better: bool = True
     transductive: bool = False
     proportion: bool = False
+    needs_attributes: bool = False
 
     @abstractmethod
     def score(self, decoded: Decoded) -> pd.DataFrame:

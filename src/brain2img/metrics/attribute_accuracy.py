@@ -87,6 +87,7 @@ class AttributeAccuracy(Metric):
 
     names = ("attribute_accuracy",)
     proportion = False
+    needs_attributes = True
 
     def __init__(self, *, space: str = "attributes", of: str = "embeddings") -> None:
         self.space, self.of = space, of

@@ -94,6 +94,7 @@ class CaptionAttributes(Metric):
 
     needs = ("captions",)
     proportion = True
+    needs_attributes = True
 
     def __init__(self, *, attributes: Sequence[str] = ("kind", "colour", "size", "background"),
                  together: Sequence[str] = ("kind", "colour")) -> None:

@@ -26,6 +26,8 @@ class Attributes(Space):
         Key of the space in the configuration.
     """
 
+    needs_attributes = True
+
     def __init__(self, *, fields: Sequence[str] | None = None, name: str = "attributes") -> None:
         self.fields, self.name = None if fields is None else list(fields), name
 

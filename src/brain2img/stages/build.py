@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from brain2img.artifacts import EmbeddingCache
@@ -28,18 +28,31 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
+def class_of(config: Mapping[str, Any]) -> Any:
+    """Return what ``_target_`` names, without calling it.
+
+    Raises
+    ------
+    ValueError
+        If a ``_target_`` lies outside this package (a configuration is an untrusted file), or names nothing.
+    """
+    _trust(config)
+    try:
+        return get_object(config["_target_"])
+    except ImportError as error:
+        raise ValueError(f"_target_: expected a class of this package, got {config['_target_']!r}, which cannot be "
+                         f"loaded ({str(error).splitlines()[0]}). Correct the YAML or the override.") from error
+
+
 def build(config: Mapping[str, Any], **given: Any) -> Any:
     """Instantiate what ``_target_`` names, with `given` beside the configured arguments.
 
     Raises
     ------
     ValueError
-        If a ``_target_`` lies outside this package (a configuration is an untrusted file), or does not bind.
+        If a ``_target_`` lies outside this package, or does not bind.
     """
-    for target in _targets(config):
-        if not target.startswith(TRUSTED):
-            raise ValueError(f"_target_: expected a class of this package (brain2img.*), got {target!r}. Put the part "
-                             "into one file of its group, or extend TRUSTED in stages/build.py.")
+    _trust(config)
     try:
         # partial, because instantiate would turn records among the arguments into configuration nodes
         return instantiate(dict(config), _convert_="all", _partial_=True)(**given)
@@ -53,6 +66,13 @@ def build(config: Mapping[str, Any], **given: Any) -> Any:
             raise
         raise ValueError(f"{config['_target_']}: expected arguments that fit the class, got {error}. "
                          "Correct the YAML or the override.") from error
+
+
+def _trust(config: Mapping[str, Any]) -> None:
+    for target in _targets(config):
+        if not target.startswith(TRUSTED):
+            raise ValueError(f"_target_: expected a class of this package (brain2img.*), got {target!r}. Put the part "
+                             "into one file of its group, or extend TRUSTED in stages/build.py.")
 
 
 def _targets(config: Any) -> list[str]:
@@ -119,7 +139,7 @@ def build_data(config: Mapping[str, Any], *, prepared: PreparedStudy, caches: Ma
 def build_prior(cfg: DictConfig | Mapping[str, Any]) -> Prior:
     """Return the prior, not yet fitted; one that is trained begins from the seed of the configuration."""
     config = plain(cfg["prior"])
-    wanted = inspect.signature(get_class(config["_target_"])).parameters
+    wanted = inspect.signature(class_of(config)).parameters
     return build(config, **({"seed": cfg["seed"]} if "seed" in wanted and "seed" not in config else {}))
 
 
@@ -131,7 +151,7 @@ def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> D
     ValueError
         If a head names a space that is not chosen, or a chosen space has no head.
     """
-    wanted = inspect.signature(get_class(config["decoder"]["_target_"])).parameters
+    wanted = inspect.signature(class_of(config["decoder"])).parameters
     given: dict[str, Any] = {"seed": seed}
     if "specs" in wanted:
         given |= {"specs": data.specs, "targets": data.target_specs}

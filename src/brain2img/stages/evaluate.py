@@ -19,7 +19,7 @@ from brain2img.report.page import write_report
 from brain2img.report.style import CEILING, STIMULI
 from brain2img.stages.build import plain
 from brain2img.stages.features import PictureFeatures
-from brain2img.stages.run import members
+from brain2img.stages.members import collection_name, members
 from brain2img.stages.scoring import CURVES, MemberScores, observer
 from brain2img.stages.workspace import outputs, relative
 
@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig) -> Path:
     """
     root = outputs(cfg)
     configs = members(cfg)
-    name = configs[0].name if len(configs) == 1 else cfg.name
+    name = configs[0].name if len(configs) == 1 else collection_name(cfg)
     features = PictureFeatures(batch_size=cfg.batch_size)
     found = [MemberScores(member, root, features=features) for member in configs]
     folder = open_folder(
@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig) -> Path:
     for member in found:
         log.info("score %s", member.name)
         scored.append(member.score(seed=cfg.seed))
-    scored += [observer(study) for study in {m.prepared.folder: m.prepared for m in found}.values()]
+    scored += [observer(m.prepared, label=m.study) for m in {m.study: m for m in reversed(found)}.values()]
     scored += [m.ceiling(seed=cfg.seed) for m in {m.study: m for m in reversed(found) if m.pictures}.values()]
     entries = [member.entry() for member in found]
     scores, chance = (pd.concat([table for table in tables if len(table)], ignore_index=True)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from brain2img.artifacts import open_folder, read_array
 from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.simulate import NOTE
 from brain2img.stages.build import build_study
 from brain2img.stages.workspace import prepared_folder
 
@@ -37,7 +38,8 @@ def prepare(cfg: DictConfig) -> Path:
     prepared = PreparedStudy(folder.work, finished=False)
     prepared.validate()
     folder.finish(study=study.name, stimuli=_stimuli_id(prepared), splits=prepared.split_hashes(),
-                  subjects=prepared.subjects)
+                  subjects=prepared.subjects,
+                  simulated=raw is not None and (raw / NOTE).is_file())
     return folder.path
 
 

@@ -1,4 +1,4 @@
-"""Runs a stage from a script: members of a collection, errors as one message, exit codes."""
+"""Runs a stage from a script: on every member of a collection, errors as one message, exit codes."""
 
 from __future__ import annotations
 
@@ -11,38 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
-from brain2img.stages.workspace import adopt_run
+from brain2img.stages.members import members
 
 log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
-
-
-def members(cfg: DictConfig) -> list[DictConfig]:
-    """Return the configuration of every member of a collection, or `cfg` itself where it is none.
-
-    A collection is an experiment that lists other experiments under ``members``. Each is composed anew with the same
-    command-line overrides and is called ``<name of the collection>/<its own last name>``.
-    """
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    if not cfg.get("members"):
-        return [adopt_run(cfg, given=given)]
-    if cfg.get("run"):
-        raise ValueError(f"run: expected one run for one experiment, got run={cfg.run} beside the collection "
-                         f"{cfg.name!r}. Leave experiment=... out: the run knows its settings.")
-    overrides = [o for o in given if not o.lstrip("+").startswith(("experiment=", "name="))]
-    configs = []
-    for member in cfg.members:
-        composed = compose(HydraConfig.get().job.config_name, overrides=[f"experiment={member}", *overrides])
-        with open_dict(composed):
-            composed.name = f"{cfg.name}/{member.rsplit('/', 1)[-1]}"
-        configs.append(composed)
-    return configs
 
 
 def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool = False) -> None:

@@ -65,6 +65,8 @@ class MemberScores:
         self.manifest = self.runs[0].manifest
         self.prepared: PreparedStudy = self.runs[0].prepared
         self.study = self.manifest["later"]["study_label"] or self.prepared.name
+        if self.prepared.manifest.get("simulated"):
+            self.study += " (simulated)"
         self.caches = {name: EmbeddingCache(root / path) for name, path in self.manifest["paths"]["caches"].items()}
         self.predictions = {c: Predictions(root / "predictions" / self.name / c) for c in CONDITIONS
                             if c == "decoded" or (root / "predictions" / self.name / c / "manifest.json").exists()}
@@ -81,7 +83,7 @@ class MemberScores:
     def curve(self, curve: str) -> pd.DataFrame | None:
         """Return the table of the repetitions or the time course, or None where it was not made."""
         made = (self._curve(curve) / "manifest.json").exists()
-        return pd.read_parquet(self._curve(curve) / f"{curve}.parquet") if made else None
+        return pd.read_parquet(self._curve(curve) / f"{curve}.parquet").assign(study=self.study) if made else None
 
     def _folders(self) -> Iterator[tuple[str, str, str, Predictions | Reconstructions | Captions]]:
         """Yield stage, key, condition and folder of everything that was made."""
@@ -239,8 +241,16 @@ def _stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def observer(study: PreparedStudy) -> Tables:
-    """Return the scores of the ideal observer of a simulated study, from the ranks it wrote when it was prepared."""
+def observer(study: PreparedStudy, *, label: str) -> Tables:
+    """Return the scores of the ideal observer of a simulated study, from the ranks it wrote when it was prepared.
+
+    Parameters
+    ----------
+    study
+        The study; one without an observer gives empty tables.
+    label
+        What tables call it.
+    """
     path = study.folder / "ceiling.parquet"
     if not path.exists():
         return pd.DataFrame(), pd.DataFrame()
@@ -252,7 +262,7 @@ def observer(study: PreparedStudy) -> Tables:
     tables, chances = [], []
     for metric, (value, chance) in values.items():
         tables.append(pd.DataFrame({
-            "study": study.name, "subject": ranks["subject"], "modality": study.modality, "decoder": CEILING,
+            "study": label, "subject": ranks["subject"], "modality": study.modality, "decoder": CEILING,
             "condition": "decoded", "of": EMBEDDINGS, "generator": "", "space": "generator",
             "stimulus_id": ranks["stimulus_id"], "metric": metric, "direction": ranks["direction"], "gallery": gallery,
             "repetitions": ranks["repetitions"], "transductive": False, "circular": False,

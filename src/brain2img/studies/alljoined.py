@@ -84,7 +84,7 @@ class Alljoined(Study):
         If an argument is out of its range.
     """
 
-    name = "alljoined"
+    name, modality = "alljoined", "eeg"
 
     def __init__(self, *, form: str = "edf", subjects: Sequence[int] = tuple(range(1, 21)), n_sessions: int = 4,
                  n_blocks: int = 19, n_val_concepts: int = 100, images: str = "stimuli/images", image_size: int = 500,

@@ -31,7 +31,7 @@ class Digit69(Study):
         Name given to the one subject.
     """
 
-    name = "digit69"
+    name, modality, has_attributes = "digit69", "fmri", True
 
     def __init__(self, *, subject: str = "sub-01") -> None:
         self.subject = subject

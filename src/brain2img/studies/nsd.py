@@ -74,7 +74,7 @@ class NSD(Study):
         If an argument is out of its range.
     """
 
-    name = "nsd"
+    name, modality = "nsd", "fmri"
 
     def __init__(self, *, subjects: Sequence[int] = (1, 2, 5, 7), form: str = "auto",
                  betas: str = "betas_fithrf_GLMdenoise_RR", voxels: str = "nsdgeneral", sessions: str | int = "all",

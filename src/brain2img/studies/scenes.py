@@ -70,6 +70,8 @@ class Scenes(Study):
         If an argument is out of its range.
     """
 
+    has_attributes = True
+
     def __init__(self, modality: str, *, snr: float, n_subjects: int = 3, n_train: int = 1600, n_val: int = 160,
                  repetitions: Mapping[str, int] | None = None, n_sessions: int = 4,
                  image_size: int = 64, seed: int = 0, recording: Mapping[str, Any] | None = None) -> None:

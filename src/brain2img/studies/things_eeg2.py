@@ -88,7 +88,7 @@ class ThingsEEG2(Study):
         If an argument is out of its range.
     """
 
-    name = "things_eeg2"
+    name, modality = "things_eeg2", "eeg"
 
     def __init__(self, *, form: str = "raw", subjects: Sequence[int] = tuple(range(1, 11)), n_sessions: int = 4,
                  repetitions: Mapping[str, int] | None = None, drawn: bool = False, n_val_concepts: int = 100,

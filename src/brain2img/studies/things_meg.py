@@ -84,7 +84,7 @@ class ThingsMEG(Study):
         If an argument is out of its range.
     """
 
-    name = "things_meg"
+    name, modality = "things_meg", "meg"
 
     def __init__(self, *, form: str = "epochs", subjects: Sequence[int] = (1, 2, 3, 4), n_sessions: int = 12,
                  zero_shot: bool = True, n_val_concepts: int = 100, images: str = "object_images",

@@ -30,6 +30,12 @@ _ODDBALL_EVERY = 7
 _BEFORE, _KEPT = 50, 250
 
 
+def write_form(folder: Path, study: PreparedStudy, *, form: str) -> None:
+    """Write `study` in a form of the published study ("edf", "preprocessed"), with its images."""
+    write_images(folder, study)
+    (write_recordings if form == "edf" else write_flat)(folder, study)
+
+
 def numbers(study: PreparedStudy) -> dict[str, int]:
     """Return the number of every stimulus: those of training and validation first, then those of the test."""
     test = set(study.trials.loc[study.trials["split"] == "test", "stimulus_id"])

@@ -21,6 +21,18 @@ from brain2img.data.simulate import fmri
 from brain2img.data.simulate.nsd import SimulatedNSD
 
 
+def write_form(folder: Path, sim: SimulatedNSD, *, form: str) -> None:
+    """Write `sim` in a form of the study ("hdf5", "nifti", "averaged", "all_betas"), with captions of its pictures."""
+    if form == "averaged":
+        write_averaged(sim, folder, n_val=max(2, len(sim.seen()) // 40), per_shard=250)
+    elif form == "all_betas":
+        write_all_betas(sim, folder)
+        write_coco_images(sim, folder)
+    else:
+        write_published(sim, folder, suffix={"hdf5": ".hdf5", "nifti": ".nii.gz"}[form])
+    write_captions(sim, folder, curated=True)
+
+
 def write_published(sim: SimulatedNSD, folder: Path, *, suffix: str = ".nii.gz", n_sessions: int | None = None,
                     betas: str = "betas_fithrf_GLMdenoise_RR",
                     chunks: tuple[int, int, int] | None = (1, 16, 16)) -> None:

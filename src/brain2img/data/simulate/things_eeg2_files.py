@@ -17,6 +17,14 @@ from brain2img.data.simulate.sensors import EEG_CHANNELS
 SFREQ, TMIN, N_TIMES, TARGET = 1000, -0.2, 1201, 99999
 
 
+def write_form(folder: Path, study: PreparedStudy, *, form: str) -> None:
+    """Write `study` in a form of the published study ("raw", "preprocessed"), pictures every 0.2 s."""
+    if form == "raw":
+        write_things_eeg2(study, folder, soa=0.2)
+    else:
+        write_preprocessed(study, folder)
+
+
 def write_things_eeg2(study: PreparedStudy, raw: Path, *, soa: float = 1.25, target_every: int = 100,
                       channels: Sequence[str] = EEG_CHANNELS) -> pd.DataFrame:
     """Write the images and the raw recordings: ``sub-<ss>/ses-<ss>/raw_eeg_{training,test}.npy``.

@@ -23,6 +23,12 @@ SFREQ, RAW_SFREQ, TMIN, N_TIMES = 200.0, 1200.0, -0.1, 281
 _CATCH_EVERY, _CATCH, _TRIGGER = 9, 999999, 64
 
 
+def write_form(folder: Path, study: PreparedStudy, *, form: str) -> None:
+    """Write `study` in a form of the published study ("epochs", "ctf"), with its images."""
+    write_images(folder / "object_images", study)
+    (write_epochs if form == "epochs" else write_recordings)(folder, study)
+
+
 def image_name(stimulus_id: str, concept: str) -> str:
     """Return the name of a stimulus as an image of THINGS: its concept, "_", its id."""
     stem = concept.replace(" ", "_")
@@ -51,7 +57,7 @@ def attributes(study: PreparedStudy, subject: str) -> pd.DataFrame:
     numbers = {name: i for i, name in enumerate(stimuli.index, start=1)}
     categories = {name: i for i, name in enumerate(sorted(set(stimuli["concept"])), start=1)}
     lines: list[dict[str, object]] = []
-    for (session, run), trials in study.trials_of(subject).groupby(["session", "run"], sort=False):
+    for (session, run), trials in _design(study, subject).groupby(["session", "run"], sort=False):
         onset = LEAD
         for number, trial in enumerate(trials.itertuples()):
             concept = stimuli.loc[trial.stimulus_id, "concept"]
@@ -72,6 +78,17 @@ def attributes(study: PreparedStudy, subject: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _design(study: PreparedStudy, subject: str) -> pd.DataFrame:
+    """Return the trials with every test image once a session, as published, whatever sessions the source has."""
+    trials = study.trials_of(subject)
+    test = trials["split"] == "test"
+    if trials[test].groupby(["stimulus_id", "session"]).size().eq(1).all():
+        return trials
+    sessions = np.sort(trials["session"].unique())
+    trials.loc[test, "session"] = sessions[trials.loc[test, "repetition"].to_numpy() % len(sessions)]
+    return trials.sort_values(["session", "run"], kind="stable", ignore_index=True)
+
+
 def _signals(study: PreparedStudy, subject: str, rows: np.ndarray) -> np.ndarray:
     """Return ``(n, C, T)`` float64 signals, noise for the catch trials."""
     spec = study.specs[subject]
@@ -80,8 +97,11 @@ def _signals(study: PreparedStudy, subject: str, rows: np.ndarray) -> np.ndarray
                          f"and names of channels, got {spec.n_times} from {spec.tmin:g} s at {spec.sfreq} Hz. Simulate "
                          "with recording={'sfreq': 200.0, 'tmin': -0.1, 'tmax': 1.305}.")
     signals = study.signals(subject)
-    noise = np.random.default_rng(0).standard_normal((len(rows), spec.n_channels, N_TIMES))
-    return np.where((rows >= 0)[:, None, None], signals[np.maximum(rows, 0)], noise * signals.std())
+    out = np.empty((len(rows), spec.n_channels, N_TIMES))
+    out[rows >= 0] = signals[rows[rows >= 0]]
+    catch = np.flatnonzero(rows < 0)
+    out[catch] = np.random.default_rng(0).standard_normal((len(catch), *out.shape[1:])) * signals[:100].std()
+    return out
 
 
 def write_epochs(folder: Path, study: PreparedStudy, *, channel_order: Sequence[int] | None = None,

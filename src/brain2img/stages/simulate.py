@@ -1,0 +1,75 @@
+"""A simulated study -> raw files in the layout of a real one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from brain2img.data.prepared import PreparedStudy
+from brain2img.data.simulate import NOTE
+from brain2img.interfaces import Study
+from brain2img.stages.build import build, build_study, class_of, plain
+from brain2img.stages.workspace import outputs
+
+log = logging.getLogger(__name__)
+
+
+def simulate(cfg: DictConfig) -> Path:
+    """Write a small study with a known answer as the authors of ``study`` would have published it; returns the folder.
+
+    The folder has its name only when it is whole, and says in ``SIMULATED.txt`` what it is. What it says last is the
+    command that runs the pipeline on it.
+
+    Raises
+    ------
+    ValueError
+        If the form is not one of the study's, or the folder is there already.
+    """
+    study, settings = build_study(cfg)[0], plain(cfg.simulate)
+    form = cfg.study.form if cfg.study.form in settings["forms"] or cfg.study.form != "auto" else settings["forms"][0]
+    if form not in settings["forms"]:
+        raise ValueError(f"study.form: expected one of {settings['forms']}, got {form!r}. Correct study.form=...")
+    raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else outputs(cfg) / "raw" / f"{study.name}-{form}"
+    if raw.exists() and not (cfg.overwrite and (raw / NOTE).exists()):
+        cure = "Use it, or write it again with overwrite=true." if (raw / NOTE).exists() else "Choose another raw=..."
+        raise ValueError(f"{raw}: expected a folder that is not there yet, got one. {cure}")
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=raw.parent, prefix=f".{raw.name}-") as work:
+        made = Path(work) / "raw"
+        made.mkdir()
+        source = _source(build(settings["source"]), Path(work) / "source")
+        log.info("write %s as %s", study.name, form)
+        class_of(settings["writer"])(made, source, form=form)
+        (made / NOTE).write_text(f"Simulated by brain2img in the layout of {study.name} ({form}): nobody was "
+                                 f"recorded.\nSource: {settings['source']}\n")
+        if raw.exists():
+            shutil.rmtree(raw)
+        made.rename(raw)
+    overrides = {"form": form} | settings["study"] | settings.get("of_form", {}).get(form, {})
+    log.info("%s is written. The pipeline on it:\npython scripts/pipeline.py experiment=demo study=%s raw=%s %s",
+             raw, study.name, raw, " ".join(_overrides("study", overrides)))
+    return raw
+
+
+def _source(source: Any, folder: Path) -> Any:
+    """Return what the writer takes: a prepared study, or a simulated data set that is no study of ours as it is."""
+    if not isinstance(source, Study):
+        return source
+    folder.mkdir()
+    source.prepare(None, folder)
+    return PreparedStudy(folder, finished=False)
+
+
+def _overrides(prefix: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield settings as overrides of a command line."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _overrides(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}={str(value).replace(' ', '')}"
