@@ -131,8 +131,9 @@ def make(root: Path, *, label: str, noise: float, target: Space, seed: int = 0, 
             work.finish()
     return OmegaConf.create({
         "name": label, "seed": 0, "overwrite": False, "batch_size": 8, "paths": {"outputs": str(root)},
-        "baseline": "ridge", "run": None, "members": [], "metric_space": {}, "metric": {},
-        "reconstructor": {"painter": {}, "blur": {}}, "captioner": {"speaker": {}},
+        "baseline": "ridge", "run": None, "members": None,
+        "study": {"_target_": "brain2img.studies.scenes.Scenes", "modality": "fmri", "snr": 1.0},
+        "metric_space": {}, "metric": {}, "reconstructor": {"painter": {}, "blur": {}}, "captioner": {"speaker": {}},
         "headline": {"space": target.name, "metric": "top1", "direction": "image_from_brain"}})
 
 

@@ -29,12 +29,10 @@ def simulate(cfg: DictConfig) -> Path:
     Raises
     ------
     ValueError
-        If the form is not one of the study's, or the folder is there already.
+        If the study refuses its settings, or the folder is there already.
     """
     study, settings = build_study(cfg)[0], plain(cfg.simulate)
-    form = cfg.study.form if cfg.study.form in settings["forms"] or cfg.study.form != "auto" else settings["forms"][0]
-    if form not in settings["forms"]:
-        raise ValueError(f"study.form: expected one of {settings['forms']}, got {form!r}. Correct study.form=...")
+    form = settings["forms"][0] if cfg.study.form == "auto" else cfg.study.form
     raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else outputs(cfg) / "raw" / f"{study.name}-{form}"
     if raw.exists() and not (cfg.overwrite and (raw / NOTE).exists()):
         cure = "Use it, or write it again with overwrite=true." if (raw / NOTE).exists() else "Choose another raw=..."
