@@ -22,6 +22,20 @@ def test_scaling_comes_from_training_trials_only(toy):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("unknown", [None, np.nan, pd.NA])
+def test_trials_of_an_unknown_session_are_one_session(unknown):
+    spec = SignalSpec(subject="s", modality="eeg", units="V", n_channels=3, n_times=50, sfreq=100.0, tmin=0.0,
+                      ch_names=("a", "b", "c"), ch_types=("eeg",) * 3)
+    x = np.random.default_rng(0).standard_normal((40, 3, 50)).astype("float32")
+    states = []
+    for session in (unknown, "1"):
+        fitted = FittedNormalisation(Normalisation(noise_normalise=True), spec=spec)
+        fitted.fit(x, pd.DataFrame({"row": np.arange(40), "session": session}, dtype=object).astype({"row": int}))
+        states.append(fitted.state)
+    for key in ("whitening", "mean", "std"):
+        np.testing.assert_array_equal(states[0][key], states[1][key])
+
+
 def test_changing_test_trials_changes_no_statistic(toy, tmp_path):
     spec = SignalSpec(subject="s", modality="eeg", units="V", n_channels=3, n_times=50, sfreq=100.0, tmin=0.0,
                       ch_names=("a", "b", "c"), ch_types=("eeg",) * 3)

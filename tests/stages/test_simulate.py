@@ -13,7 +13,6 @@ import yaml
 
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.simulate import NOTE
-from brain2img.stages.prepare import prepare
 from brain2img.stages.simulate import simulate
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +21,12 @@ SMALL = {
     "nsd": ["simulate.source.n_sessions=5", "simulate.source.trials_per_session=60", "simulate.source.n_shared=12",
             "simulate.source.n_voxels=60", "simulate.source.subjects=[1,2]"],
     "things_eeg2": ["simulate.source.n_train=30", "simulate.source.n_val=4", "simulate.source.repetitions.test=2",
-                    "simulate.study.repetitions.test=2"],
+                    "simulate.settings.study.repetitions.test=2"],
     "things_meg": ["simulate.source.n_train=30", "simulate.source.n_val=4", "simulate.source.n_subjects=1",
-                   "simulate.study.subjects=[1]", "simulate.source.n_sessions=2", "simulate.study.n_sessions=2",
-                   "simulate.source.repetitions.test=2"],
+                   "simulate.source.n_sessions=2", "simulate.source.repetitions.test=2",
+                   "simulate.settings.study.subjects=[1]", "simulate.settings.study.n_sessions=2"],
     "alljoined": ["simulate.source.n_train=30", "simulate.source.n_val=4", "simulate.source.repetitions.test=2",
-                  "simulate.study.n_blocks=3"],
+                  "simulate.settings.study.n_blocks=3"],
 }
 FORMS = [(name, form) for name, settings in STUDIES.items() for form in settings["forms"]]
 
@@ -43,33 +42,26 @@ def test_every_study_that_reads_raw_files_by_form_can_be_simulated():
 def written(composed, caplog, name: str, form: str) -> tuple[Path, list[str]]:
     """Write the raw files; returns the folder, and the command that the stage gives for it, in words."""
     with caplog.at_level("INFO"):
-        raw = simulate(composed("simulate", f"study={name}", f"study.form={form}", "simulate.study.n_val_concepts=4"
-                                if name != "nsd" else "simulate.study.val_fraction=0.2", *SMALL[name]))
+        held_out = "val_fraction=0.2" if name == "nsd" else "n_val_concepts=4"
+        raw = simulate(composed("simulate", f"study={name}", f"study.form={form}", *SMALL[name],
+                                f"simulate.settings.study.{held_out}"))
     return raw, shlex.split(caplog.messages[-1].splitlines()[-1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "form"), FORMS)
-def test_every_form_prepares_with_the_command_given(composed, caplog, name, form):
+def test_the_pipeline_runs_with_the_command_given(composed, caplog, tmp_path, name, form):
     raw, command = written(composed, caplog, name, form)
     assert "nobody was recorded" in (raw / NOTE).read_text()
-    folder = prepare(composed("prepare", *command[2:]))
-    prepared = PreparedStudy(folder)
-    assert prepared.name == name
-    assert prepared.manifest["simulated"] is True
-    assert {"train", "val", "test"} == set(prepared.trials["split"])
-    assert len(prepared.subjects) == len(yaml.safe_load(next(w for w in command if "subjects=" in w).split("=")[1]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_pipeline_runs_on_every_study(composed, caplog, tmp_path, name):
-    _, command = written(composed, caplog, name, STUDIES[name]["forms"][0])
     small = ["trainer.max_epochs=1", "reconstruct.n_stimuli=4", f"paths.outputs={tmp_path / 'outputs'}"]
     done = subprocess.run([sys.executable, *command[1:], *small], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    report = tmp_path / "outputs" / "scores" / f"demo_{name}" / "report.html"
-    assert f"{name} (simulated)" in report.read_text()
+    (folder,) = (tmp_path / "outputs" / "prepared" / name).iterdir()
+    prepared = PreparedStudy(folder)
+    assert prepared.manifest["simulated"] is True
+    assert {"train", "val", "test"} == set(prepared.trials["split"])
+    assert len(prepared.subjects) == len(yaml.safe_load(next(w for w in command if "subjects=" in w).split("=")[1]))
+    assert f"{name} (simulated)" in (tmp_path / "outputs" / "scores" / f"demo_{name}" / "report.html").read_text()
 
 
 def test_what_is_there_is_not_written_over(composed, caplog, tmp_path):

@@ -15,7 +15,7 @@ from brain2img.artifacts import EmbeddingCache, write_json, writing
 from brain2img.data.dataset import EpochSampler, ItemDataset, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.trials import Split, averaged, select_subjects
+from brain2img.data.trials import Split, averaged, select_subjects, session_names
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 
 NOISE_TRIALS = 2000
@@ -49,7 +49,7 @@ class BrainData:
         self.specs: dict[str, SignalSpec] = {s: n.spec for s, n in self.normalisers.items()}
         self.targets = dict(targets)
         self.target_specs: dict[str, EmbeddingSpec] = {name: cache.spec for name, cache in targets.items()}
-        self._sessions = {s: study.trials_of(s)["session"].astype(str).to_numpy() for s in self.subjects}
+        self._sessions = {s: session_names(study.trials_of(s)).to_numpy() for s in self.subjects}
         self._signals = {s: study.signals(s) for s in self.subjects}
         self._target_arrays = {name: cache.array for name, cache in targets.items()}
         self._target_rows = {name: pd.Series(np.arange(len(ids)), index=ids)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brain2img.data.trials import channel_indices
+from brain2img.data.trials import channel_indices, session_names
 from brain2img.records import SignalSpec
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class FittedNormalisation:
             alone is warned of.
         """
         by_session = {str(name): np.sort(group["row"].to_numpy())
-                      for name, group in trials.groupby(trials["session"].astype(str))}
+                      for name, group in trials.groupby(session_names(trials))}
         own = [name for name, rows in by_session.items() if len(rows) >= self.config.min_trials]
         names = [POOLED, *own] if len(by_session) > 1 else [POOLED]
         if self.config.scale != "session" and not self.config.noise_normalise:

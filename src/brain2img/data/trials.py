@@ -199,6 +199,11 @@ def select_subjects(trials: pd.DataFrame, subjects: list[str] | None, *, known: 
     return trials[trials["subject"].isin(subjects)]
 
 
+def session_names(trials: pd.DataFrame) -> pd.Series:
+    """Return the session of each trial as a string, "" where it is not known."""
+    return trials["session"].astype(object).map(lambda name: "" if pd.isna(name) else str(name))
+
+
 def channel_indices(names: tuple[str, ...], *, n: int, keep: list[str] | None, exclude: list[str],
                     subject: str) -> np.ndarray:
     """Return the places of the channels to use; names may hold shell wildcards ("PO*", "M[LRZ]O*").

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.simulate import NOTE
@@ -31,8 +31,8 @@ def simulate(cfg: DictConfig) -> Path:
     ValueError
         If the study refuses its settings, or the folder is there already.
     """
-    study, settings = build_study(cfg)[0], plain(cfg.simulate)
-    form = settings["forms"][0] if cfg.study.form == "auto" else cfg.study.form
+    study, how = build_study(cfg)[0], plain(cfg.simulate)
+    form = how["forms"][0] if cfg.study.form == "auto" else cfg.study.form
     raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else outputs(cfg) / "raw" / f"{study.name}-{form}"
     if raw.exists() and not (cfg.overwrite and (raw / NOTE).exists()):
         cure = "Use it, or write it again with overwrite=true." if (raw / NOTE).exists() else "Choose another raw=..."
@@ -41,17 +41,17 @@ def simulate(cfg: DictConfig) -> Path:
     with tempfile.TemporaryDirectory(dir=raw.parent, prefix=f".{raw.name}-") as work:
         made = Path(work) / "raw"
         made.mkdir()
-        source = _source(build(settings["source"]), Path(work) / "source")
+        source = _source(build(how["source"]), Path(work) / "source")
         log.info("write %s as %s", study.name, form)
-        class_of(settings["writer"])(made, source, form=form)
+        class_of(how["writer"])(made, source, form=form)
         (made / NOTE).write_text(f"Simulated by brain2img in the layout of {study.name} ({form}): nobody was "
-                                 f"recorded.\nSource: {settings['source']}\n")
+                                 f"recorded.\nSource: {how['source']}\n")
         if raw.exists():
             shutil.rmtree(raw)
         made.rename(raw)
-    overrides = {"form": form} | settings["study"] | settings.get("of_form", {}).get(form, {})
+    overrides = OmegaConf.merge({"study": {"form": form}}, how["settings"], how.get("of_form", {}).get(form, {}))
     log.info("%s is written. The pipeline on it:\npython scripts/pipeline.py experiment=demo study=%s raw=%s %s",
-             raw, study.name, raw, " ".join(_overrides("study", overrides)))
+             raw, study.name, raw, " ".join(_overrides(overrides)))
     return raw
 
 
@@ -64,10 +64,10 @@ def _source(source: Any, folder: Path) -> Any:
     return PreparedStudy(folder, finished=False)
 
 
-def _overrides(prefix: str, settings: Mapping[str, Any]) -> Iterator[str]:
+def _overrides(settings: Any, *, prefix: str = "") -> Iterator[str]:
     """Yield settings as overrides of a command line."""
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _overrides(f"{prefix}.{key}", value)
+        if OmegaConf.is_dict(value):
+            yield from _overrides(value, prefix=f"{prefix}{key}.")
         else:
-            yield f"{prefix}.{key}={str(value).replace(' ', '')}"
+            yield f"{prefix}{key}={'null' if value is None else str(value).lower().replace(' ', '')}"
