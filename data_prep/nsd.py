@@ -4,24 +4,7 @@ python data_prep/nsd.py raw=<NSD>
 python data_prep/nsd.py raw=<NSD> study.subjects=[1] study.sessions=early study.shared=982 study.jobs=4
 """
 
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from brain2img.stages.command_line import check_command_line
-
-
-@hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
-def main(cfg: DictConfig) -> None:
-    from brain2img.stages.prepare import prepare
-    from brain2img.stages.run import run
-
-    run(prepare, cfg)
-
+from brain2img.stages.command_line import prepare_study
 
 if __name__ == "__main__":
-    check_command_line()
-    if not any(argument.startswith("study=") for argument in sys.argv[1:]):
-        sys.argv.insert(1, "study=nsd")
-    main()
+    prepare_study("nsd")

@@ -39,3 +39,30 @@ def check_command_line() -> None:
                 sys.stderr.write(f"{group}: expected some of {', '.join(known)}, got {choice.strip()!r}. "
                                  f"Correct {argument}.\n")
                 sys.exit(1)
+
+
+def prepare_study(name: str) -> None:
+    """Prepare a study as the command line says: all that a script ``data_prep/<study>.py`` does.
+
+    Parameters
+    ----------
+    name
+        The choice of ``study`` where the command line makes none.
+    """
+    check_command_line()
+    import hydra
+    from omegaconf import DictConfig
+
+    script = Path(sys.argv[0]).resolve()
+    if not any(argument.startswith("study=") for argument in sys.argv[1:]):
+        sys.argv.insert(1, f"study={name}")
+    sys.argv.append(f"hydra.job.name={script.stem}")  # of the log folder
+
+    @hydra.main(version_base="1.3", config_path=str(script.parents[1] / "configs"), config_name="prepare")
+    def main(cfg: DictConfig) -> None:
+        from brain2img.stages.prepare import prepare
+        from brain2img.stages.run import run
+
+        run(prepare, cfg)
+
+    main()
