@@ -24,7 +24,7 @@ from brain2img.data.simulate.nsd import SimulatedNSD
 def write_form(folder: Path, sim: SimulatedNSD, *, form: str) -> None:
     """Write `sim` in a form of the study ("hdf5", "nifti", "averaged", "all_betas"), with captions of its pictures."""
     if form == "averaged":
-        write_averaged(sim, folder, n_val=max(2, len(sim.seen()) // 40), per_shard=250)
+        write_averaged(sim, folder, n_val=max(8, len(sim.seen()) // 40), per_shard=250)
     elif form == "all_betas":
         write_all_betas(sim, folder)
         write_coco_images(sim, folder)
