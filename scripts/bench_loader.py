@@ -1,6 +1,6 @@
 """Measures that training streams from the disk: random batches of a prepared study against the raw mapped read.
 
-    python scripts/bench_loader.py                            # 1 and 4 GB, batches of 1,024 trials, about 3 minutes
+    python scripts/bench_loader.py                            # 1 and 4 GB, batches of 1,024 trials, about 4 minutes
     python scripts/bench_loader.py --sizes 1 8 --subjects 4 --folder /scratch/bench --json bench_loader.json
 
 Prepared studies of 63 channels x 300 samples float32 are written with `PreparedWriter`, with targets of 1,024 numbers.
@@ -10,7 +10,7 @@ Prepared studies of 63 channels x 300 samples float32 are written with `Prepared
   array. Both are timed batch by batch in one process, in turns, now the one first and now the other; medians are
   compared. "no normalisation" is scale=none, for which trials are only checked for NaN; what "scaled" (the default:
   z-score by session, clipped) and "whitened" cost more is the price of normalising. Warm: the files were read before,
-  so that their pages are in the page cache; cold: their pages are dropped before every batch.
+  so that their pages are in the page cache; cold (7 batches): their pages are dropped before every batch.
 - **Memory**, for each size in a process of its own: the statistics are fitted and one epoch of batches is read. Peak
   RSS is VmHWM, in which the pages of mapped files count as long as they are mapped; RssAnon and RssFile (mapped files)
   are sampled every 5 ms.
@@ -65,10 +65,10 @@ def main() -> None:
             for normalisation in NORMALISATIONS if size == largest else ["scaled"]:
                 results["memory"].append(child(kind="memory", folder=folder, size=size, batch_size=options.batch_size,
                                                normalisation=normalisation))
-            for cache, normalisation in ([(c, n) for c in ("warm", "cold") for n in NORMALISATIONS]
-                                         if size == largest else []):
+            rates = [*(("warm", name, options.repeats) for name in NORMALISATIONS), ("cold", "no normalisation", 7)]
+            for cache, normalisation, repeats in rates if size == largest else []:
                 results["rate"].append(child(kind="rate", folder=folder, batch_size=options.batch_size, cache=cache,
-                                             repeats=options.repeats, normalisation=normalisation))
+                                             repeats=repeats, normalisation=normalisation))
     sys.stdout.write(report(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
@@ -79,7 +79,7 @@ def child(**task: Any) -> dict[str, Any]:
     done = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], stdout=subprocess.PIPE, check=True,
                           text=True)
     result: dict[str, Any] = json.loads(done.stdout)
-    log.info("%s", json.dumps(result))
+    log.info("%s", {key: value for key, value in result.items() if key != "seconds"})
     return result
 
 
