@@ -16,9 +16,9 @@ of NSD (750 int16 volumes of 81 x 104 x 83 a session, 15,724 voxels of nsdgenera
 
 Every measurement is a process of its own, and before each (--cache cold) the pages of the raw files are dropped from
 the page cache, so that all read from the disk; with --cache warm the files are read once before each. Whatever lies
-between this machine and its disk may keep a cache of its own. Peak RSS is the process' own VmHWM (or ru_maxrss of its
-children, with --jobs): it counts the pages of mapped files that are mapped at that moment. RssAnon, sampled every
-20 ms, does not.
+between this machine and its disk may keep a cache of its own. Peak RSS is the process' own VmHWM: it counts the pages
+of mapped files that are mapped at that moment. RssAnon, sampled every 20 ms, does not. With --jobs, peak RSS is that of
+the largest single process (VmHWM, or ru_maxrss of a child), and RssAnon and bytes are those of the parent.
 """
 
 from __future__ import annotations
