@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from brain2img.artifacts import (
     ArrayWriter,
     Predictions,
+    StoredRows,
     digest,
     open_folder,
     read_array,
@@ -125,6 +127,36 @@ def test_truncated_array_is_named(tmp_path):
         read_array(tmp_path / "x.npy")
     with pytest.raises(ValueError, match="got nothing"):
         read_array(tmp_path / "y.npy")
+
+
+def test_stored_rows_are_those_of_the_file_in_any_order(tmp_path):
+    values = np.random.default_rng(0).standard_normal((7, 3, 2)).astype("float32")
+    write_array(tmp_path / "x.npy", values)
+    for rows in (StoredRows(tmp_path / "x.npy"), pickle.loads(pickle.dumps(StoredRows(tmp_path / "x.npy")))):
+        assert (len(rows), rows.shape, rows.dtype) == (7, (7, 3, 2), np.float32)
+        for chosen in ([6, 0, 0, 3], [], range(7)):
+            chosen = np.array(chosen, dtype=int)
+            np.testing.assert_array_equal(rows[chosen], values[chosen])
+
+
+def test_stored_rows_stay_those_of_the_file_that_was_opened(tmp_path):
+    write_array(tmp_path / "x.npy", np.zeros((2, 3), "float32"))
+    rows = StoredRows(tmp_path / "x.npy")
+    write_array(tmp_path / "x.npy", np.ones((2, 3), "float32"))  # as overwrite=true does
+    assert (rows[np.array([0, 1])] == 0).all()
+
+
+def test_stored_rows_that_are_not_there_are_refused(tmp_path):
+    write_array(tmp_path / "x.npy", np.zeros((2, 300), "float32"))
+    rows = StoredRows(tmp_path / "x.npy")
+    for row in (2, -1):
+        with pytest.raises(IndexError, match=r"x\.npy: expected rows of 2, got "):
+            rows[np.array([row])]
+    os.truncate(tmp_path / "x.npy", (tmp_path / "x.npy").stat().st_size - 4)
+    with pytest.raises(ValueError, match=r"x\.npy: expected 2 rows, got a file that ends in row 1: it was cut short"):
+        rows[np.array([0, 1])]
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        StoredRows(tmp_path / "x.npy")
 
 
 def test_pickled_array_is_refused(tmp_path):

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from brain2img.data.dataset import EpochSampler
+from brain2img.data.dataset import EpochSampler, ReusedMemory
 from brain2img.data.normalisation import FittedNormalisation, Normalisation, ledoit_wolf
 from brain2img.data.simulate.sensors import EEG_CHANNELS
 from brain2img.data.trials import Split, averaged, channel_indices
@@ -131,6 +132,61 @@ def test_batches_keep_the_order_of_their_rows_over_subjects(toy):
     assert sorted(places) == list(range(len(items)))
     for subject in batch.signals:
         assert set(items.iloc[batch.rows[subject].numpy()]["subject"]) == {subject}
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise_normalise": True}, {"scale": "none"}, {"window": [0.0, 0.1]},
+                                      {"exclude_channels": ["C1"]}, {"channels": ["C2", "C0", "C1", "C3"]}])
+def test_batches_equal_the_formula_on_the_file_piece_by_piece_or_at_once(toy, settings, monkeypatch):
+    monkeypatch.setattr("brain2img.data.normalisation._CACHED", 1000)
+    data = toy(modality="eeg", n_channels=4, n_times=30, normalisation=settings, sessions=2)
+    normaliser, rows = data.normalisers["sub-01"], np.random.default_rng(0).permutation(120)
+    names = data.specs["sub-01"].ch_names
+    x = data.study.signals("sub-01")[rows][:, [int(name[1:]) for name in names]][:, :, normaliser.samples]
+    sessions = data.study.trials_of("sub-01")["session"].to_numpy()[rows]
+    fitted = normaliser.state["sessions"].tolist()
+    which = np.array([fitted.index(session) if session in fitted else 0 for session in sessions])
+    if settings.get("noise_normalise"):
+        x = np.stack([normaliser.state["whitening"][k] @ trial for k, trial in zip(which, x, strict=True)])
+    if settings.get("scale") != "none":
+        x = (x - normaliser.state["mean"][which]) / normaliser.state["std"][which]
+    np.testing.assert_array_equal(data.signals("sub-01", [[row] for row in rows]), x)
+
+
+def test_batches_that_are_held_stay_as_they_are(toy):
+    data = toy(modality="eeg", n_times=30)
+    loader = data.train_loader(batch_size=16, seed=0)
+    copies = [{s: x.clone() for s, x in batch.signals.items()} for batch in loader]
+    held = [batch.signals for batch in loader]
+    views = [{s: x[1:, :, 3:] for s, x in batch.signals.items()} for batch in loader]
+    for expected, whole, view in zip(copies, held, views, strict=True):
+        for subject, x in expected.items():
+            np.testing.assert_array_equal(whole[subject], x)
+            np.testing.assert_array_equal(view[subject], x[1:, :, 3:])
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    memory = ReusedMemory()
+    first = memory.array(4, 3)
+    view = torch.from_numpy(first)[1:]
+    place = first.ctypes.data
+    del first
+    assert memory.array(4, 3).ctypes.data != place  # a view of a tensor of it is left
+    del view
+    held = [memory.array(2, 3) for _ in range(9)]
+    assert place in {x.ctypes.data for x in held}
+    assert len({x.ctypes.data for x in held}) == 9
+
+
+def test_trials_that_are_not_finite_are_refused_when_they_are_first_read(toy):
+    data = toy()
+    rows = data.trials.query("subject == 'sub-01' and split == 'test'")["row"].tolist()
+    data.signals("sub-01", [[row] for row in rows[:-1]])
+    path = data.study.folder / "signals_sub-01.npy"
+    stored = np.load(path, mmap_mode="r+")
+    stored[rows[-1], 3] = np.nan
+    stored.flush()
+    with pytest.raises(ValueError, match=rf"'sub-01': expected finite values, .* in trial row {rows[-1]}\."):
+        data.signals("sub-01", [[row] for row in rows])
 
 
 def test_drawn_repetitions_are_subsets_and_repeatable():

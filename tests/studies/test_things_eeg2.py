@@ -253,6 +253,21 @@ def test_rapid_presentation_fills_the_recording(source, tmp_path):
     assert np.corrcoef(own, np.ptp(prepared.signals("sub-01")[1][:, 53:97], axis=1))[0, 1] > 0.98
 
 
+def test_pauses_between_sequences_are_as_long_as_asked_and_files_are_those_of_numpy(source, tmp_path):
+    write_things_eeg2(source[0], tmp_path / "raw", soa=0.2, target_every=4, pause=2.38)
+    trials = prepare(tmp_path / "raw", tmp_path / "p").trials_of("sub-01")
+    _, run = next(iter(trials[trials["run"] == "training"].groupby("session")))
+    expected = np.full(len(run) - 1, 0.2)
+    expected[3::4] += 0.2 + 2.38  # the target, and the pause
+    np.testing.assert_allclose(run["onset"].diff().dropna(), expected, atol=1e-9)
+    path = tmp_path / "raw/raw_data/sub-01/ses-01/raw_eeg_training.npy"
+    values = np.load(path, allow_pickle=True).item()
+    stim = values["raw_eeg_data"][-1]
+    assert values["ch_names"][-1] == "stim"
+    np.testing.assert_array_equal(np.flatnonzero((stim > 0) & (stim != TARGET)) / 1000, run["onset"])
+    assert (stim == TARGET).sum() == len(run) // 4
+
+
 # ---- bad input
 
 TRAINING, TEST = "raw_data/sub-01/ses-02/raw_eeg_training.npy", "raw_data/sub-01/ses-01/raw_eeg_test.npy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from brain2img.artifacts import EmbeddingCache, write_json, writing
-from brain2img.data.dataset import EpochSampler, ItemDataset, chunks, to_tensor
+from brain2img.data.dataset import EpochSampler, ItemDataset, ReusedMemory, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split, averaged, select_subjects, session_names
@@ -50,10 +51,11 @@ class BrainData:
         self.targets = dict(targets)
         self.target_specs: dict[str, EmbeddingSpec] = {name: cache.spec for name, cache in targets.items()}
         self._sessions = {s: session_names(study.trials_of(s)).to_numpy() for s in self.subjects}
-        self._signals = {s: study.signals(s) for s in self.subjects}
+        self._signals = {s: study.stored_signals(s) for s in self.subjects}
+        self._memory = {s: ReusedMemory() for s in self.subjects}
         self._target_arrays = {name: cache.array for name, cache in targets.items()}
-        self._target_rows = {name: pd.Series(np.arange(len(ids)), index=ids)
-                             for name, ids in ((n, c.stimulus_ids) for n, c in targets.items())}
+        self._target_rows = {name: {stimulus: row for row, stimulus in enumerate(cache.stimulus_ids)}
+                             for name, cache in targets.items()}
         for cache in targets.values():
             cache.rows(sorted(set(self.trials["stimulus_id"])))
 
@@ -109,15 +111,15 @@ class BrainData:
         return pd.DataFrame({"subject": trials["subject"].to_numpy(), "stimulus_id": trials["stimulus_id"].to_numpy(),
                              "n_averaged": 1, "draw": 0, "trial_ids": [[row] for row in trials["row"]]})
 
-    def signals(self, subject: str, trial_ids: list[list[int]]) -> np.ndarray:
-        """Return ``(n, C, T)`` float32 normalised signals, each the mean of its trials."""
-        lengths = np.array([len(ids) for ids in trial_ids])
-        flat = np.concatenate([np.asarray(ids, dtype=int) for ids in trial_ids])
+    def signals(self, subject: str, trial_ids: list[list[int]], *, out: np.ndarray | None = None) -> np.ndarray:
+        """Return ``(n, C, T)`` float32 normalised signals, each the mean of its trials, in `out` if it is given."""
         normaliser = self.normalisers[subject]
-        if (lengths == 1).all():
-            return normaliser(self._signals[subject], flat, self._sessions[subject][flat])
+        if all(len(ids) == 1 for ids in trial_ids):
+            flat = np.array(list(chain.from_iterable(trial_ids)), dtype=int)
+            return normaliser(self._signals[subject], flat, self._sessions[subject][flat], out=out)
         spec = self.specs[subject]
-        out = np.empty((len(trial_ids), spec.n_channels, spec.n_times), dtype=np.float32)
+        if out is None:
+            out = np.empty((len(trial_ids), spec.n_channels, spec.n_times), dtype=np.float32)
         for i, ids in enumerate(trial_ids):
             rows = np.asarray(ids, dtype=int)
             out[i] = normaliser(self._signals[subject], rows, self._sessions[subject][rows]).mean(axis=0)
@@ -125,7 +127,8 @@ class BrainData:
 
     def target(self, space: str, stimulus_ids: list[str]) -> np.ndarray:
         """Return the true embeddings ``(n, *shape)`` float32."""
-        rows = self._target_rows[space].loc[stimulus_ids].to_numpy()
+        known = self._target_rows[space]
+        rows = np.array([known[stimulus] for stimulus in stimulus_ids], dtype=int)
         return np.asarray(self._target_arrays[space][rows], dtype=np.float32)
 
     def mean_target(self, space: str) -> np.ndarray:
@@ -133,28 +136,32 @@ class BrainData:
         ids = sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"]))
         return self.target(space, ids).mean(axis=0)
 
-    def batch(self, items: pd.DataFrame, *, noise: np.random.Generator | None = None) -> BrainBatch:
+    def batch(self, items: pd.DataFrame | Mapping[str, np.ndarray], *,
+              noise: np.random.Generator | None = None) -> BrainBatch:
         """Return the batch of some rows of `items`, in their order.
 
         Parameters
         ----------
         items
-            Rows of `items` or `single_trials`.
+            Rows of `items` or `single_trials`, or their columns.
         noise
             Where given, signals are replaced by Gaussian noise with the channel covariance of the training trials,
             its amplitude divided by the square root of the number of averaged repetitions.
         """
         signals, rows = {}, {}
-        subjects = items["subject"].to_numpy()
+        subjects, trial_ids = np.asarray(items["subject"]), np.asarray(items["trial_ids"])
         for subject in self.subjects:
             places = np.flatnonzero(subjects == subject)
             if len(places) == 0:
                 continue
-            mine = items.iloc[places]
-            x = (self.signals(subject, mine["trial_ids"].tolist()) if noise is None
-                 else self._noise(subject, mine["n_averaged"].to_numpy(), noise))
+            if noise is None:
+                spec = self.specs[subject]
+                x = self.signals(subject, trial_ids[places].tolist(),
+                                 out=self._memory[subject].array(len(places), spec.n_channels, spec.n_times))
+            else:
+                x = self._noise(subject, np.asarray(items["n_averaged"])[places], noise)
             signals[subject], rows[subject] = to_tensor(x), torch.from_numpy(places)
-        ids = items["stimulus_id"].tolist()
+        ids = list(items["stimulus_id"])
         targets = {space: to_tensor(self.target(space, ids)) for space in self.targets}
         return BrainBatch(signals=signals, rows=rows, stimulus_ids=ids, targets=targets)
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brain2img.artifacts import StoredRows
 from brain2img.data.trials import channel_indices, session_names
 from brain2img.records import SignalSpec
 
 log = logging.getLogger(__name__)
 CHUNK = 128
+#: Bytes of signals that are normalised at a time: they stay in the processor's cache from step to step.
+_CACHED = 1_000_000
 POOLED = "(all)"
 
 
@@ -134,6 +137,20 @@ class _Moments:
         return np.sqrt(self.square / self.n)
 
 
+class _Finite:
+    """Which trials of a file were found finite: each is looked at once, not in every epoch."""
+
+    rows = np.zeros(0, dtype=bool)
+    _signals: StoredRows | None = None
+
+    def of(self, signals: np.ndarray | StoredRows) -> _Finite:
+        """Return it for these signals; an array in memory may change and is always looked at."""
+        if not isinstance(signals, StoredRows) or signals is not self._signals:
+            self.rows = np.zeros(len(signals), dtype=bool)
+            self._signals = signals if isinstance(signals, StoredRows) else None
+        return self
+
+
 class FittedNormalisation:
     """A `Normalisation` with the statistics of one subject.
 
@@ -154,6 +171,8 @@ class FittedNormalisation:
                              "channel is a mixture, got a subset. Use all, or set data.allow_mixed_channels=true.")
         self.places = channel_indices(spec.ch_names, n=spec.n_channels, keep=config.channels,
                                       exclude=list(config.exclude_channels), subject=spec.subject)
+        # in the order of the file, too
+        self._all_channels = np.array_equal(self.places, np.arange(spec.n_channels))
         self.samples = slice(None)
         if config.window is not None and spec.n_times > 1:
             first, last = config.window
@@ -165,18 +184,26 @@ class FittedNormalisation:
             self.samples = slice(int(inside[0]), int(inside[-1]) + 1)
         self.spec = spec.select(self.places, samples=self.samples)
         self.state: dict[str, np.ndarray] = {}
+        self._finite = _Finite()
 
-    def _raw(self, signals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _raw(self, signals: np.ndarray | StoredRows, rows: np.ndarray) -> np.ndarray:
         x = np.asarray(signals[rows], dtype=np.float32)
-        return x[:, self.places, self.samples] if len(self.places) != x.shape[1] else x[:, :, self.samples]
+        return x[:, :, self.samples] if self._all_channels else x[:, self.places, self.samples]
 
-    def fit(self, signals: np.ndarray, trials: pd.DataFrame) -> None:
+    def _read(self, signals: np.ndarray | StoredRows, rows: np.ndarray, *, out: np.ndarray) -> None:
+        """Read channels and samples of trials into `out` ``(n, C, T)`` float32."""
+        if isinstance(signals, StoredRows) and self._all_channels and out.shape[1:] == signals.shape[1:]:
+            signals.read(rows, out=out)
+        else:
+            out[...] = self._raw(signals, rows)
+
+    def fit(self, signals: np.ndarray | StoredRows, trials: pd.DataFrame) -> None:
         """Fit on the given trials (training trials, unless `fit_on` says otherwise), in chunks.
 
         Parameters
         ----------
         signals
-            ``(n_trials, C, T)`` memory-mapped signals of the subject.
+            ``(n_trials, C, T)`` signals of the subject, on disk.
         trials
             Training trials with `row` and `session`.
 
@@ -195,11 +222,13 @@ class FittedNormalisation:
         self.state = {"sessions": np.array(names)}
         if self.config.noise_normalise:
             self.state["whitening"] = self._whitening(signals, by_session, names)
+        finite = self._finite.of(signals)
         moments = {name: _Moments() for name in names}
         for name, rows in by_session.items():
             for start in range(0, len(rows), CHUNK):
                 x = self._raw(signals, rows[start:start + CHUNK])
                 self._refuse(~np.isfinite(x).all(axis=(0, 2)), "NaN or infinite")
+                finite.rows[rows[start:start + CHUNK]] = True
                 if "whitening" in self.state:
                     x = self.state["whitening"][names.index(name) if name in names else 0] @ x
                 chunk = _Moments.of(x)
@@ -215,7 +244,8 @@ class FittedNormalisation:
         self.state["std"] = np.array([np.where(flat[name], 1, moments[name].std) for name in names],
                                      dtype=np.float32)[:, :, None]
 
-    def _whitening(self, signals: np.ndarray, by_session: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+    def _whitening(self, signals: np.ndarray | StoredRows, by_session: dict[str, np.ndarray],
+                   names: list[str]) -> np.ndarray:
         """Return ``(n_names, C, C)`` inverse square roots of the mean covariance over trials."""
         if self.spec.n_times < 2:
             raise ValueError(f"signals of subject {self.spec.subject!r}: expected several samples in time for "
@@ -248,33 +278,50 @@ class FittedNormalisation:
             f"got {int(bad.sum())} {word} ({shown}{', ...' if bad.sum() > 5 else ''}). Leave them out with "
             f"data.exclude_channels=[...], or repair the raw files.")
 
-    def __call__(self, signals: np.ndarray, rows: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+    def __call__(self, signals: np.ndarray | StoredRows, rows: np.ndarray, sessions: np.ndarray, *,
+                 out: np.ndarray | None = None) -> np.ndarray:
         """Return normalised trials ``(n, C, T)`` float32.
 
         Parameters
         ----------
         signals
-            Memory-mapped signals of the subject.
+            Signals of the subject, on disk.
         rows, sessions
             Places of the trials in `signals`, and their sessions as strings.
+        out
+            Where to write them; by default a new array.
         """
         assert self.state, "fit or load before use"
-        x = self._raw(signals, rows)
-        if not np.isfinite(x).all():
-            bad = rows[~np.isfinite(x).all(axis=(1, 2))]
-            raise ValueError(f"signals of subject {self.spec.subject!r}: expected finite values, got NaN or infinity "
-                             f"in trial row {int(bad[0])}. Repair the raw files and prepare the study again.")
-        names = self.state["sessions"].tolist()
-        which = np.array([names.index(s) if s in names else 0 for s in sessions])
+        numbers = {name: i for i, name in enumerate(self.state["sessions"].tolist())}
+        which = np.array([numbers.get(session, 0) for session in sessions], dtype=int)
+        shape = (len(rows), self.spec.n_channels, self.spec.n_times)
+        out = np.empty(shape, dtype=np.float32) if out is None else out
+        assert (out.shape, out.dtype) == (shape, np.float32), f"{out.shape} {out.dtype} for {shape}"
+        finite = self._finite.of(signals)
+        step = max(1, _CACHED // (4 * self.spec.n_channels * self.spec.n_times))
+        for start in range(0, len(rows), step):
+            some, x = rows[start:start + step], out[start:start + step]
+            self._read(signals, some, out=x)
+            if not (finite.rows[some].all() or np.isfinite(x).all()):
+                bad = some[~np.isfinite(x).all(axis=(1, 2))]
+                raise ValueError(f"signals of subject {self.spec.subject!r}: expected finite values, got NaN or "
+                                 f"infinity in trial row {int(bad[0])}. Repair the raw files and prepare the study "
+                                 "again.")
+            finite.rows[some] = True
+            self._normalise(x, which[start:start + step])
+        return out
+
+    def _normalise(self, x: np.ndarray, which: np.ndarray) -> None:
+        """Normalise trials ``(n, C, T)`` in place, each with the statistics of the given number."""
         if "whitening" in self.state:
-            for k in np.unique(which):
-                x[which == k] = self.state["whitening"][k] @ x[which == k]
-        if self.config.scale != "none":
-            k = which if self.config.scale == "session" else np.zeros_like(which)
-            x = (x - self.state["mean"][k]) / self.state["std"][k]
-            if self.config.clip is not None:
-                np.clip(x, -self.config.clip, self.config.clip, out=x)
-        return x
+            x[...] = self.state["whitening"][which] @ x
+        if self.config.scale == "none":
+            return
+        k = which if self.config.scale == "session" else np.zeros_like(which)
+        x -= self.state["mean"][k]
+        x /= self.state["std"][k]
+        if self.config.clip is not None:
+            np.clip(x, -self.config.clip, self.config.clip, out=x)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over statistics fitted before.

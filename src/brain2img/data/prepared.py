@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import ArrayWriter, digest, read_array, read_manifest, safe_name, write_json, write_table
+from brain2img.artifacts import (
+    ArrayWriter,
+    StoredRows,
+    digest,
+    read_array,
+    read_manifest,
+    safe_name,
+    write_json,
+    write_table,
+)
 from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
@@ -221,10 +230,17 @@ class PreparedStudy:
 
     def signals(self, subject: str) -> np.ndarray:
         """Return the memory-mapped ``(n_trials, C, T)`` float32 signals of a subject, in the units of its spec."""
+        return read_array(self._signals(subject))
+
+    def stored_signals(self, subject: str) -> StoredRows:
+        """Return the same to be read trial by trial: what was read does not stay mapped, hence in memory."""
+        return StoredRows(self._signals(subject))
+
+    def _signals(self, subject: str) -> Path:
         if subject not in self.specs:
             raise ValueError(f"study {self.name}: expected a subject of {self.subjects}, got {subject!r}. "
                              "Choose one of these.")
-        return read_array(self.folder / f"signals_{safe_name(subject)}.npy")
+        return self.folder / f"signals_{safe_name(subject)}.npy"
 
     def trials_of(self, subject: str) -> pd.DataFrame:
         """Return the trials of a subject in the order of its signals."""

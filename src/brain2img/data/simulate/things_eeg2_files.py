@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
@@ -26,8 +29,8 @@ def write_form(folder: Path, study: PreparedStudy, *, form: str) -> None:
 
 
 def write_things_eeg2(study: PreparedStudy, raw: Path, *, soa: float = 1.25, target_every: int = 100,
-                      channels: Sequence[str] = EEG_CHANNELS) -> pd.DataFrame:
-    """Write the images and the raw recordings: ``sub-<ss>/ses-<ss>/raw_eeg_{training,test}.npy``.
+                      pause: float = 0.0, channels: Sequence[str] = EEG_CHANNELS) -> pd.DataFrame:
+    """Write the images and the raw recordings: ``sub-<ss>/ses-<ss>/raw_eeg_{training,test}.npy``, at any size.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def write_things_eeg2(study: PreparedStudy, raw: Path, *, soa: float = 1.25, tar
         until the next begins, as after 0.2 s in the published study.
     target_every
         After so many pictures comes a target, code 99999.
+    pause
+        Seconds without a picture after each target; the published recordings have one after every sequence of 20.
     channels
         Order of the channels in the files; "stim" is the last.
 
@@ -59,11 +64,18 @@ def write_things_eeg2(study: PreparedStudy, raw: Path, *, soa: float = 1.25, tar
             folder.mkdir(parents=True, exist_ok=True)
             for part, some in (("training", of_session[of_session["split"] != "test"]),
                                ("test", of_session[of_session["split"] == "test"])):
-                data = _recording(study.signals(subject), some["row"].to_numpy(), places=places, soa=soa,
-                                  codes=codes[some["stimulus_id"]].to_numpy(), target_every=target_every)
-                values = {"raw_eeg_data": data, "ch_names": [*channels, "stim"], "sfreq": SFREQ,
+                onsets, targets, n = _timing(len(some), soa=soa, target_every=target_every, pause=pause)
+                shape = (len(channels) + 1, n)
+                values = {"raw_eeg_data": _Later(shape), "ch_names": [*channels, "stim"], "sfreq": SFREQ,
                           "ch_types": ["eeg"] * len(channels) + ["stim"], "highpass": 0.01, "lowpass": 100}
-                np.save(folder / f"raw_eeg_{part}.npy", np.array(values, dtype=object), allow_pickle=True)
+                path = folder / f"raw_eeg_{part}.npy"
+                offset = _begin(path, values, n_bytes=8 * shape[0] * n)
+                data = np.memmap(path, mode="r+", offset=offset, shape=(8 * shape[0] * n,), dtype=np.uint8)
+                recording = np.ndarray(shape, np.float64, buffer=data)
+                _fill(recording, study.signals(subject), some["row"].to_numpy(), places=places, onsets=onsets,
+                      reach=round(soa * SFREQ))
+                recording[-1, onsets] = codes[some["stimulus_id"]].to_numpy()
+                recording[-1, targets] = TARGET
     return images
 
 
@@ -126,26 +138,57 @@ def _places(study: PreparedStudy, subject: str, channels: Sequence[str]) -> list
     return [spec.ch_names.index(name) for name in channels]
 
 
-def _recording(signals: np.ndarray, rows: np.ndarray, *, places: list[int], codes: np.ndarray, soa: float,
-               target_every: int) -> np.ndarray:
-    """Return the continuous recording ``(C + 1, n)`` float64 of trials, volts; the last row holds the codes."""
+def _timing(n_trials: int, *, soa: float, target_every: int, pause: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the samples at which pictures and targets come, and the length of the recording."""
     step, before = round(soa * SFREQ), round(-TMIN * SFREQ)
-    n_events = len(rows) + len(rows) // target_every
-    data = np.zeros((len(places) + 1, before + n_events * step + N_TIMES))
-    event, end = 0, 0
-    for number, (row, code) in enumerate(zip(rows, codes, strict=True), start=1):
-        onset = before + event * step
+    ended = np.arange(n_trials) // target_every  # sequences before each picture
+    onsets = before + (np.arange(n_trials) + ended) * step + ended * round(pause * SFREQ)
+    targets = onsets[target_every - 1::target_every] + step
+    n_targets = n_trials // target_every
+    return onsets, targets, before + (n_trials + n_targets) * step + n_targets * round(pause * SFREQ) + N_TIMES
+
+
+def _fill(recording: np.ndarray, signals: np.ndarray, rows: np.ndarray, *, places: list[int], onsets: np.ndarray,
+          reach: int) -> None:
+    """Write trials into the zeros of a continuous recording ``(C + 1, n)`` float64, volts, each once.
+
+    `reach` is how many samples of a trial are written after its onset unless it is the last.
+    """
+    before, end = round(-TMIN * SFREQ), 0
+    for row, onset in zip(rows, onsets, strict=True):
         start = max(onset - before, end)  # what precedes a picture belongs to the picture before
-        end = onset + min(step, N_TIMES - before)
-        if number == len(rows):
-            end = onset - before + N_TIMES
-        data[:-1, start:end] = signals[row][places, start - onset + before:end - onset + before]
-        data[-1, onset] = code
-        event += 1
-        if number % target_every == 0:
-            data[-1, before + event * step] = TARGET
-            event += 1
-    return data
+        end = onset + (N_TIMES - before if onset == onsets[-1] else min(reach, N_TIMES - before))
+        recording[:-1, start:end] = signals[row][places, start - onset + before:end - onset + before]
+
+
+class _Later:
+    """Pickles as a float64 array of a shape whose content is not there yet: `_begin` leaves room for it."""
+
+    mark = b"what the array holds comes here!" * 8  # over 255 bytes, which are pickled in another way
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: Any = np.empty(0).__reduce__()
+        return *reduced[:2], (1, self.shape, np.dtype(np.float64), False, self.mark)
+
+
+def _begin(path: Path, values: dict[str, Any], *, n_bytes: int) -> int:
+    """Write what `np.save` writes of a dictionary with a `_Later`, zeros for its content; returns where they begin.
+
+    A recording of the real size is thus never in memory. Protocol 3, that of the published files, has no frames, and
+    of large bytes their length alone goes before them.
+    """
+    mark = b"B" + struct.pack("<I", len(_Later.mark)) + _Later.mark
+    head, tail = pickle.dumps(np.array(values, dtype=object), protocol=3).split(mark)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        file.write(head + b"B" + struct.pack("<I", n_bytes))
+        offset = file.tell()
+        file.seek(n_bytes, os.SEEK_CUR)
+        file.write(tail)
+    return offset
 
 
 def _write_images(study: PreparedStudy, folder: Path) -> pd.DataFrame:
