@@ -46,8 +46,7 @@ def test_every_root_composes_with_every_experiment(composed, root, experiment):
     cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["study"]["_target_"].startswith("brain2img.studies.")
-    known = resolved["members"] or []
-    for member in known if isinstance(known, list) else itertools.chain(*known.values()):
+    for member in itertools.chain(resolved["members"] or (), *resolved.get("by_modality", {}).values()):
         assert member in EXPERIMENTS
 
 

@@ -36,6 +36,10 @@ def test_the_demo_has_its_own_modalities_or_those_asked_for(command):
     assert names(command("experiment=demo", "modalities=[meg]")) == ["demo/meg_atm", "demo/meg_ridge"]
 
 
+def test_members_may_be_chosen_one_by_one(command):
+    assert names(command("experiment=demo", "members=[demo/eeg_ridge]")) == ["demo/eeg_ridge"]
+
+
 @pytest.mark.parametrize("modality", STUDIES)
 def test_a_study_gets_the_members_of_its_modality(command, modality):
     cfg = command("experiment=demo", f"study={STUDIES[modality]}", "raw=somewhere")

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 def members(cfg: DictConfig) -> list[DictConfig]:
     """Return the configuration of every member of a collection, or `cfg` itself where it is none.
 
-    A collection is an experiment that lists other experiments under ``members``, all of them or by modality. Each is
+    A collection is an experiment that lists other experiments under ``members``, or under ``by_modality``. Each is
     composed anew with the same command-line overrides and is called ``<name of the collection>/<its own last name>``.
-    Of members by modality those in ``modalities`` count, or with ``study=...`` on the command line those of that study.
+    Of those by modality the ones in ``modalities`` count, or with ``study=...`` on the command line those of that study.
     Parts that need attributes are left out for a study that has none (`suited`).
 
     Raises
@@ -30,7 +30,7 @@ def members(cfg: DictConfig) -> list[DictConfig]:
         If a run is given beside a collection, or no member is for a modality asked for.
     """
     given = _given()
-    if not cfg.get("members"):
+    if not (cfg.get("members") or cfg.get("by_modality")):
         return [suited(adopt_run(cfg, given=given))]
     if cfg.get("run"):
         raise ValueError(f"run: expected one run for one experiment, got run={cfg.run} beside the collection "
@@ -58,9 +58,9 @@ def _given() -> list[str]:
 
 def _names(cfg: DictConfig, *, given: Sequence[str]) -> list[str]:
     """Return the names of the members that count."""
-    known: list[str] | dict[str, list[str]] = plain(cfg.members)
-    if not isinstance(known, dict):
-        return known
+    if cfg.get("members"):
+        return list(cfg.members)
+    known: dict[str, list[str]] = plain(cfg.by_modality)
     wanted: list[str] = plain(cfg.get("modalities")) or list(known)
     if any(o.lstrip("+").startswith("study=") for o in given):
         study = build_study(cfg)[0]
