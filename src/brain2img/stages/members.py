@@ -21,7 +21,7 @@ def members(cfg: DictConfig) -> list[DictConfig]:
 
     A collection is an experiment that lists other experiments under ``members``, or under ``by_modality``. Each is
     composed anew with the same command-line overrides and is called ``<name of the collection>/<its own last name>``.
-    Of those by modality the ones in ``modalities`` count, or with ``study=...`` on the command line those of that study.
+    Of those by modality the ones in ``modalities`` count, or with ``study=...`` on the command line those of its own.
     Parts that need attributes are left out for a study that has none (`suited`).
 
     Raises
