@@ -153,6 +153,40 @@ def test_biases_and_norms_are_not_decayed():
     assert not any(n.endswith("linear.weight") for n in free)
 
 
+def test_the_fused_step_with_clipping_is_the_plain_one():
+    ours, plain = (build(schedule="none", weight_decay=0.1).module for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    optimizer = ours.configure_optimizers()
+    assert all(group["fused"] for group in optimizer.param_groups)
+    assert not any(g["fused"] for g in build(schedule="none", precision="16-mixed").module.configure_optimizers()
+                   .param_groups)
+    reference = torch.optim.AdamW([{"params": [p for p in plain.parameters() if (p.ndim > 1) == decayed],
+                                    "weight_decay": 0.1 * decayed} for decayed in (True, False)],
+                                  lr=ours.settings.lr, foreach=False, fused=False)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1.0, 1e-4, 30.0):  # clipped, left alone, clipped
+        for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+            p.grad = size * torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        ours.configure_gradient_clipping(optimizer, gradient_clip_val=0.5)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_a_number_still_shows_after_clipping():
+    module = build(schedule="none").module
+    optimizer = module.configure_optimizers()
+    for p in module.parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    module.configure_gradient_clipping(optimizer, gradient_clip_val=1.0)
+    assert all(p.grad.isnan().all() for p in module.parameters())
+
+
 def test_save_and_load(tmp_path):
     first, second = build(), build(seed=1)
     first.save(tmp_path)
