@@ -34,6 +34,7 @@ def planted(tmp_path_factory):
     splits = ["train"] * 200 + ["val"] * 60 + ["test"] * 60
     ids = [f"{split}-{i:03d}" for i, split in enumerate(splits)]
     code = rng.standard_normal((len(ids), 8))
+    (folder / "study").mkdir()
     writer = PreparedWriter(folder / "study", study="planted")
     for subject in ("sub-01", "sub-02"):
         rois = tuple(rng.permutation(np.repeat(list(STRENGTH), N_VOXELS // 3)).tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class ViT3D(Encoder):
     def forward(self, features: Features) -> Tensor:
         """Map a grid ``(B, patch^3, T)`` to ``(B, 1, width)``, or ``(B, 1 + T, width)`` with output "all"."""
         x = self.patch_embedding(features.grid.transpose(1, 2))
-        for table, at in zip(self.position, self._coordinates.T, strict=True):
+        for table, at in zip(self.position, cast(Tensor, self._coordinates).T, strict=True):
             x = x + table[at]
         x = self.dropout(torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1))
         for layer in self.layers:
