@@ -99,6 +99,10 @@ class Ridge(Decoder):
                 out[space][batch.rows[subject].numpy()] = (flat @ coefficients + intercept).reshape(-1, *spec.shape)
         return out
 
+    def coefficients(self, subject: str, space: str) -> np.ndarray:
+        """Return the map ``(C * T, D)`` from a subject's normalised signals to a space."""
+        return self._weights[subject, space][0]
+
     def save(self, folder: Path) -> None:
         """Write coefficients ``(C * T, D)`` and intercepts ``(D,)`` of every subject and space."""
         index = []
