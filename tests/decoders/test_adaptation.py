@@ -46,7 +46,7 @@ def test_shared_weights_are_taken_over_and_the_subjects_own_stay_fresh():
 
 def test_a_decoder_of_other_parts_is_refused_with_the_full_list():
     known = build()
-    with pytest.raises(ValueError, match=r"run: expected the .* shape of encoder.mlp.0.0.weight: \(16, 16\) here"):
+    with pytest.raises(ValueError, match=r"(?s)run: expected the .* shape of encoder.mlp.0.0.weight: \(16, 16\) here"):
         take_over(fresh(width=16), known.module.state_dict(), subject="sub-03", known=["sub-01", "sub-02"], what="run")
     with pytest.raises(ValueError, match=r"unexpected: adapter.embedder.sub-02"):
         take_over(fresh(), known.module.state_dict(), subject="sub-03", known=["sub-01"], what="run")

@@ -15,7 +15,7 @@ STUDY = ["experiment=demo/fmri_mindbridge", "study.n_subjects=3", "study.n_train
          "study.recording.n_voxels=60", "study.snr=4", "study.repetitions={train:1,val:1,test:1}"]
 SMALL = [*STUDY, "space=[attributes]", "space@metric_space=[]", "metric=[retrieval]", "head=[attributes_linear]",
          "headline.space=attributes", "adapter.pool_size=32", "adapter.bottleneck=4", "encoder.width=16",
-         "trainer.max_epochs=2", "trainer.batch_size=16", "split.prior_fraction=0", "prior=null", "captioner=[]",
+         "trainer.max_epochs=2", "trainer.batch_size=16", "split.prior_fraction=0", "captioner=[]",
          "reconstructor=[]"]
 
 
