@@ -145,6 +145,18 @@ class SubjectAdapter(ABC, nn.Module):
         """Return named losses of the adapter itself (reconstruction, cycle); none by default."""
         return {}
 
+    def adaptation_losses(self, known: Mapping[str, Features], subject: str) -> dict[str, Tensor]:
+        """Return named losses of a new subject's parts on trials of known ones (cycle); none by default.
+
+        Parameters
+        ----------
+        known
+            Known subject -> the features of some of its trials, from the adapter trained with it; without gradient.
+        subject
+            The new subject.
+        """
+        return {}
+
     @abstractmethod
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """Return the parameters that belong to this subject alone."""

@@ -117,6 +117,19 @@ class MindBridge(SubjectAdapter):
             losses["cycle"] = self.weights["cycle"] * F.mse_loss(back, embedded[a])
         return losses
 
+    def adaptation_losses(self, known: Mapping[str, Features], subject: str) -> dict[str, Tensor]:
+        """Return the weighted `cycle` loss from known subjects to a new one, as reset-tuning has it.
+
+        The embedding of a known subject's trial goes through the new subject's builder ("novel" voxels of a stimulus
+        that this subject may never have seen) and embedder, and should come back. Upstream its gradient ends at the
+        frozen parts, as here.
+        """
+        if not self.weights["cycle"] or not known:
+            return {}
+        embedded = torch.cat([f.grid.squeeze(-1) for f in known.values()])
+        back = self.embedder[subject](self.builder[subject](embedded))
+        return {"cycle": self.weights["cycle"] * F.mse_loss(back, embedded)}
+
     @classmethod
     def tiny(cls) -> Self:
         """Return a small instance for two subjects "sub-01" (50 voxels) and "sub-02" (40)."""

@@ -68,7 +68,8 @@ class BrainData:
         """Fit every subject's statistics on its training trials, or as ``data.fit_on`` says."""
         for subject, normaliser in self.normalisers.items():
             if normaliser.config.fit_on == "not_test":
-                trials = self.trials[(self.trials["subject"] == subject) & (self.trials["split"] != "test")]
+                left_out = self.trials["split"].isin(("test", "unused"))
+                trials = self.trials[(self.trials["subject"] == subject) & ~left_out]
             else:
                 trials = self._of(subject, "train")
             normaliser.fit(self._signals[subject], trials)

@@ -67,6 +67,9 @@ class DeepModule(LightningModule):
         super().__init__()
         self.adapter, self.encoder, self.heads = adapter, encoder, nn.ModuleDict(heads)
         self.augmentation, self.settings, self.seed = augmentation, settings, seed
+        # adapters of known subjects beside a new one (`decoders.adaptation`): in a list, which hides them from torch,
+        # so that they are neither trained nor stored
+        self.known_adapters: list[SubjectAdapter] = []
         self._generator = torch.Generator()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -127,11 +130,23 @@ class DeepModule(LightningModule):
         batch, soft_targets = self._augment(batch)
         outputs, features = self(batch)
         terms, total = self._head_losses(outputs, batch, soft_targets)
-        for name, value in self.adapter.auxiliary_losses(batch, features).items():
+        for name, value in {**self.adapter.auxiliary_losses(batch, features), **self._paired_losses(batch)}.items():
             terms[f"adapter/{name}"] = value
             total = total + value
         self._note("train", {**terms, "loss": total}, len(batch))
         return total
+
+    def _paired_losses(self, batch: BrainBatch) -> dict[str, Tensor]:
+        """Return the adapter's losses on trials of known subjects, where a batch brings some (`PairedBatch`)."""
+        sources: Mapping[str, Tensor] = getattr(batch, "sources", {})
+        losses: dict[str, Tensor] = {}
+        for adapter in self.known_adapters:
+            adapter.to(self.device)
+            with torch.no_grad():
+                known = {subject: adapter(x, subject) for subject, x in sources.items()}
+            for subject in batch.signals:
+                losses |= self.adapter.adaptation_losses(known, subject)
+        return losses
 
     def validation_step(self, batch: BrainBatch, batch_idx: int) -> None:
         """Add one batch of averaged trials to the validation numbers."""

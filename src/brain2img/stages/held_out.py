@@ -50,6 +50,10 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
         raise ValueError("prior_fit.source=validation: expected a run that kept validation stimuli from early "
                          f"stopping, got one with split.prior_fraction=0 ({runs[0].folder.parent}). Train it with "
                          "split.prior_fraction=0.5, or use prior_fit.source=out_of_fold.")
+    if source == "out_of_fold" and runs[0].manifest["stage"] == "adapt":
+        raise ValueError("prior_fit.source=out_of_fold: expected a run that was trained from fresh weights, of which "
+                         f"each part can be trained anew, got an adapted one ({runs[0].folder.parent}). Use "
+                         "prior_fit.source=validation, with a run whose split.prior_fraction is above 0.")
     decoders = list(enumerate(runs))
     config = {"split": SOURCES[source], "condition": source, "repetitions": repetitions, "seed": cfg.seed}
     if source == "out_of_fold":

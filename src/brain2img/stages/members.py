@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from brain2img.interfaces import Study
 from brain2img.stages.build import build_study, class_of, plain
-from brain2img.stages.workspace import adopt_run
+from brain2img.stages.workspace import adopt_run, given_overrides
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def collection_name(cfg: DictConfig) -> str:
 
 def _given() -> list[str]:
     """Return the overrides of the command line."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return given_overrides()
 
 
 def _names(cfg: DictConfig, *, given: Sequence[str]) -> list[str]:

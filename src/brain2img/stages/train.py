@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, digest, open_folder, read_manifest
+from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
 from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, prepared_folder, relative, training_config
@@ -84,10 +85,11 @@ def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy
     decoder.fit(data, folder=folder.work)
     decoder.save(folder.work)
     folder.finish(**facts, fold=place["fold"], seed=place["decoder_seed"], split_seed=place["split_seed"],
-                  held_out=place.get("held_out"), subjects=data.subjects, splits=_split_hashes(data), paths={
+                  held_out=place.get("held_out"), subjects=data.subjects, splits=split_hashes(data), paths={
                       "prepared": relative(prepared.folder, root),
                       "caches": {name: relative(cache.folder, root) for name, cache in found.items()}})
 
 
-def _split_hashes(data) -> dict[str, str]:
+def split_hashes(data: BrainData) -> dict[str, str]:
+    """Return a hash of the stimulus ids of every split."""
     return {split: digest(sorted(set(group["stimulus_id"]))) for split, group in data.trials.groupby("split")}
