@@ -128,6 +128,10 @@ class SubjectAdapter(ABC, nn.Module):
 
     specs: Mapping[str, SignalSpec]
     grid: Grid
+    synthetic: float = 0.0
+    """Weight of the heads' losses on `synthetic_trials`."""
+    has_fixed_part: bool = False
+    """Whether `once` does something: training then does it once per trial, where no augmentation comes before it."""
 
     @abstractmethod
     def forward(self, x: Tensor, subject: str | None) -> Features:
@@ -156,6 +160,14 @@ class SubjectAdapter(ABC, nn.Module):
             The new subject.
         """
         return {}
+
+    def once(self, x: Tensor, subject: str) -> Tensor:
+        """Return `x` after the first part of `forward`, which has no parameters; `forward` takes both."""
+        return x
+
+    def synthetic_trials(self, batch: BrainBatch, features: Mapping[str, Features]) -> tuple[Features, Tensor] | None:
+        """Return features of trials made up for training, and the place in `batch` of each one's stimulus; or None."""
+        return None
 
     @abstractmethod
     def parameters_of(self, subject: str) -> list[nn.Parameter]:

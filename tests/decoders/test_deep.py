@@ -187,6 +187,16 @@ def test_a_gradient_that_is_not_a_number_still_shows_after_clipping():
     assert all(p.grad.isnan().all() for p in module.parameters())
 
 
+def test_norms_are_decayed_where_a_published_recipe_does_so():
+    groups = build(schedule="none", decay_norms=True).module
+    kinds = groups.configure_optimizers().param_groups
+    names = {id(p): n for n, p in groups.named_parameters()}
+    decayed, free = ({names[id(p)] for p in group["params"]} for group in kinds)
+    assert "encoder.mlp.0.1.weight" in decayed
+    assert {"encoder.mlp.0.1.bias", "heads.tiny.linear.bias", "heads.tiny.losses.nce.scale"} <= free
+    assert decayed | free == set(names.values())
+
+
 def test_save_and_load(tmp_path):
     first, second = build(), build(seed=1)
     first.save(tmp_path)

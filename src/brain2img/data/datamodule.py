@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from brain2img.artifacts import EmbeddingCache, write_json, writing
 from brain2img.data.dataset import EpochSampler, ItemDataset, ReusedMemory, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
+from brain2img.data.once import KeptTrials
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split, averaged, select_subjects, session_names
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
@@ -138,7 +139,7 @@ class BrainData:
         return self.target(space, ids).mean(axis=0)
 
     def batch(self, items: pd.DataFrame | Mapping[str, np.ndarray], *,
-              noise: np.random.Generator | None = None) -> BrainBatch:
+              noise: np.random.Generator | None = None, kept: KeptTrials | None = None) -> BrainBatch:
         """Return the batch of some rows of `items`, in their order.
 
         Parameters
@@ -148,6 +149,8 @@ class BrainData:
         noise
             Where given, signals are replaced by Gaussian noise with the channel covariance of the training trials,
             its amplitude divided by the square root of the number of averaged repetitions.
+        kept
+            Where given, what it keeps of single trials stands in place of their signals.
         """
         signals, rows = {}, {}
         subjects, trial_ids = np.asarray(items["subject"]), np.asarray(items["trial_ids"])
@@ -155,7 +158,9 @@ class BrainData:
             places = np.flatnonzero(subjects == subject)
             if len(places) == 0:
                 continue
-            if noise is None:
+            if kept is not None:
+                x = kept(subject, np.array(list(chain.from_iterable(trial_ids[places])), dtype=int))
+            elif noise is None:
                 spec = self.specs[subject]
                 x = self.signals(subject, trial_ids[places].tolist(),
                                  out=self._memory[subject].array(len(places), spec.n_channels, spec.n_times))
@@ -184,11 +189,11 @@ class BrainData:
         values, vectors = np.linalg.eigh(flat @ flat.T / flat.shape[1])
         return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
 
-    def train_loader(self, *, batch_size: int, seed: int) -> DataLoader:
-        """Return shuffled batches of single training trials of all subjects."""
+    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
+        """Return shuffled batches of single training trials of all subjects, signals as `kept` keeps them."""
         items = self.single_trials("train")
         sampler = EpochSampler(len(items), batch_size=batch_size, seed=seed)
-        return DataLoader(ItemDataset(self, items), sampler=sampler, batch_size=None, num_workers=0)
+        return DataLoader(ItemDataset(self, items, kept=kept), sampler=sampler, batch_size=None, num_workers=0)
 
     def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
         """Return batches of repetition-averaged trials of a split, in a fixed order."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from brain2img.data.once import KeptTrials
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
 from brain2img.decoders.training import (
     TrainingSettings,
@@ -83,11 +84,15 @@ class DeepModule(LightningModule):
         grid = torch.cat([f.grid for f in features.values()])[order]
         tokens = [f.tokens for f in features.values() if f.tokens is not None]
         assert len(tokens) in (0, len(features)), "an adapter gives tokens for all subjects or for none"
-        hidden = self.encoder(Features(grid, torch.cat(tokens)[order] if tokens else None))
+        return self._decode(Features(grid, torch.cat(tokens)[order] if tokens else None)), features
+
+    def _decode(self, features: Features) -> dict[str, Tensor]:
+        """Return head -> ``(B, *shape)`` for features on the grid."""
+        hidden = self.encoder(features)
         done: dict[str, Tensor] = {}
         for name, head in self.named_heads():
             done[name] = head(hidden, done)
-        return done, features
+        return done
 
     def named_heads(self) -> list[tuple[str, Head]]:
         """Return names and heads in their order."""
@@ -120,6 +125,19 @@ class DeepModule(LightningModule):
                     total = total + loss.weight * value
         return terms, total
 
+    def _synthetic_losses(self, batch: BrainBatch, features: Mapping[str, Features],
+                          soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor | float]:
+        """Return the terms of the adapter's synthetic trials, which share the targets of real ones, and their sum."""
+        made = self.adapter.synthetic_trials(batch, features) if self.adapter.synthetic else None
+        if made is None:
+            return {}, 0.0
+        places = made[1]
+        shown = BrainBatch(signals={}, rows={}, stimulus_ids=[batch.stimulus_ids[i] for i in places.tolist()],
+                           targets={space: target[places] for space, target in batch.targets.items()})
+        terms, total = self._head_losses(self._decode(made[0]), shown, None if soft_targets is None else
+                                         soft_targets[places][:, places])
+        return {f"synthetic/{name}": value for name, value in terms.items()}, self.adapter.synthetic * total
+
     def on_train_batch_start(self, batch: BrainBatch, batch_idx: int) -> None:
         """Start every epoch from its own seed."""
         if batch_idx == 0:
@@ -133,6 +151,8 @@ class DeepModule(LightningModule):
         for name, value in {**self.adapter.auxiliary_losses(batch, features), **self._paired_losses(batch)}.items():
             terms[f"adapter/{name}"] = value
             total = total + value
+        synthetic, more = self._synthetic_losses(batch, features, soft_targets)
+        terms, total = {**terms, **synthetic}, total + more
         self._note("train", {**terms, "loss": total}, len(batch))
         return total
 
@@ -190,10 +210,13 @@ class DeepModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW without decay of biases, norms and scalars, and a schedule that ticks once per optimizer step."""
         s = self.settings
-        trained = [p for p in self.parameters() if p.requires_grad]
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        decayed = [p for name, p in trained.items()
+                   if p.ndim > 1 or (s.decay_norms and p.ndim == 1 and name.endswith("weight"))]
+        kept = {id(p) for p in decayed}
         optimizer = torch.optim.AdamW([
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}],
+            {"params": decayed, "weight_decay": s.weight_decay},
+            {"params": [p for p in trained.values() if id(p) not in kept], "weight_decay": 0.0}],
             lr=s.lr, fused=s.precision != "16-mixed")  # in one pass over memory; in float16 Lightning could not clip
         if s.schedule == "none":
             return optimizer
@@ -257,7 +280,10 @@ class DeepDecoder(Decoder):
         averaged = AveragedWeights(settings.ema) if settings.ema is not None else None
         history = History(folder / "logs")
         keeper = Checkpoints(folder, settings=settings, history=history, averaged=averaged)
-        loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed)
+        adapter, once = self.module.adapter, {}
+        if adapter.has_fixed_part and self.module.augmentation is None:
+            once["kept"] = KeptTrials(data, adapter.once, folder=folder)
+        loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed, **once)
         if len(loader) == 0:
             raise ValueError("training: expected at least one training trial, got none. Choose another split.")
         validation = data.eval_loader("val", batch_size=CHUNK) if data.has_validation else None

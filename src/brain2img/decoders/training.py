@@ -31,6 +31,9 @@ class TrainingSettings:
         Trials in a batch, all subjects together.
     lr, weight_decay
         Of AdamW; biases, norms and scalars are not decayed.
+    decay_norms
+        Decay the weights of norms too, as MindBridge's published training does: its rule looks for "Norm" in names
+        that do not hold it.
     schedule
         Per optimizer step: "onecycle" (cosine, from lr / 25 to lr / 2500), "cosine" (from lr to 0) or "none".
     pct_start
@@ -57,6 +60,7 @@ class TrainingSettings:
     batch_size: int = 256
     lr: float = 3e-4
     weight_decay: float = 0.01
+    decay_norms: bool = False
     schedule: str = "onecycle"
     pct_start: float = 0.1
     precision: str = "32-true"
