@@ -32,9 +32,11 @@ class TrainingSettings:
     lr, weight_decay
         Of AdamW; biases, norms and scalars are not decayed.
     schedule
-        Per optimizer step: "onecycle" (cosine, from lr / 25 to lr / 2500), "cosine" (from lr to 0) or "none".
+        Per optimizer step: "onecycle" (cosine, from lr / 25 up and down again), "cosine" (from lr to 0) or "none".
     pct_start
         Share of the steps that warms up ("onecycle").
+    final_div_factor
+        What the last learning rate of "onecycle" is below the first: lr / 2500 with 100.
     precision
         "32-true", "bf16-mixed" or "16-mixed".
     accelerator
@@ -59,6 +61,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     schedule: str = "onecycle"
     pct_start: float = 0.1
+    final_div_factor: float = 100.0
     precision: str = "32-true"
     accelerator: str = "auto"
     accumulate: int = 1
