@@ -12,7 +12,7 @@ on it. A part is one file with one class and one YAML with its ``_target_``; the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -112,6 +112,10 @@ class Augmentation(ABC):
             Signals of the same shape, and ``(B_s, B_s)`` row-stochastic weights of each trial's target on the
             subject's trials (MixCo), or None where every trial keeps its own target.
         """
+
+    def begin_epoch(self, epoch: int, n_epochs: int) -> None:
+        """Set what depends on the epoch (0 is the first of `n_epochs`), and on nothing else; nothing by default."""
+        return
 
     @classmethod
     @abstractmethod
@@ -261,6 +265,10 @@ class Decoder(ABC):
             If anything is missing, unexpected or of another shape, with the full list.
         """
 
+    def joint_priors(self) -> dict[str, Prior]:
+        """Return space -> the prior that was trained jointly with this decoder; none by default."""
+        return {}
+
 
 class Prior(ABC):
     """Moves decoded embeddings onto the manifold of the space."""
@@ -291,6 +299,15 @@ class Prior(ABC):
 
         Each row draws from its own one of the n `generators`, so that it does not matter which rows come together.
         """
+
+    def start(self, shape: tuple[int, ...]) -> nn.Module:
+        """Make and return the network that a deep decoder trains jointly, for embeddings of this shape."""
+        raise ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
+                         "Fit it with the fit_prior stage.")
+
+    def observe(self, targets: Callable[[], np.ndarray]) -> None:
+        """Look at the true embeddings ``(n, *shape)`` of a joint training before it begins; nothing by default."""
+        return
 
     def training_loss(self, context: Tensor, target: Tensor, *, generator: Generator) -> Tensor:
         """Return the loss by which a deep decoder trains this prior jointly."""

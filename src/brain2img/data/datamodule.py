@@ -133,10 +133,13 @@ class BrainData:
         rows = np.array([known[stimulus] for stimulus in stimulus_ids], dtype=int)
         return np.asarray(self._target_arrays[space][rows], dtype=np.float32)
 
+    def training_targets(self, space: str) -> np.ndarray:
+        """Return the true embeddings ``(n, *shape)`` of the training stimuli, each once."""
+        return self.target(space, sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"])))
+
     def mean_target(self, space: str) -> np.ndarray:
         """Return the mean embedding ``(*shape)`` over the training stimuli."""
-        ids = sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"]))
-        return self.target(space, ids).mean(axis=0)
+        return self.training_targets(space).mean(axis=0)
 
     def batch(self, items: pd.DataFrame | Mapping[str, np.ndarray], *,
               noise: np.random.Generator | None = None, kept: KeptTrials | None = None) -> BrainBatch:

@@ -24,9 +24,9 @@ from brain2img.decoders.training import (
     read_checkpoint,
     seed_epoch,
 )
-from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, SubjectAdapter
+from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, Prior, SubjectAdapter
 from brain2img.layers import check_weights
-from brain2img.losses import Loss
+from brain2img.losses import Loss, PriorLoss
 from brain2img.records import BrainBatch, Features
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,11 @@ class DeepModule(LightningModule):
         """Return names and heads in their order."""
         return [(name, cast(Head, head)) for name, head in self.heads.items()]
 
+    def named_losses(self) -> list[tuple[str, Head, Loss]]:
+        """Return ``<head>/<loss>``, head and loss, in their order."""
+        return [(f"{name}/{key}", head, cast(Loss, loss)) for name, head in self.named_heads()
+                for key, loss in head.losses.items()]
+
     def _augment(self, batch: BrainBatch) -> tuple[BrainBatch, Tensor | None]:
         """Return the batch with augmented signals, and ``(B, B)`` soft targets where trials were mixed."""
         if self.augmentation is None:
@@ -118,10 +123,11 @@ class DeepModule(LightningModule):
         same = shared_stimuli(batch.stimulus_ids, device=self.device)
         terms, total = {}, torch.zeros((), device=self.device)
         with torch.autocast(self.device.type, enabled=False):
-            for name, head in self.named_heads():
-                for key, loss in ((k, cast(Loss, v)) for k, v in head.losses.items()):
-                    value = loss(outputs[name], batch.targets[head.space], soft_targets=soft_targets, same=same)
-                    terms[f"{name}/{key}"] = value
+            for name, head, loss in self.named_losses():
+                if loss.active:
+                    value = loss(outputs[name.split("/")[0]], batch.targets[head.space], soft_targets=soft_targets,
+                                 same=same)
+                    terms[name] = value
                     total = total + loss.weight * value
         return terms, total
 
@@ -139,9 +145,26 @@ class DeepModule(LightningModule):
         return {f"synthetic/{name}": value for name, value in terms.items()}, self.adapter.synthetic * total
 
     def on_train_batch_start(self, batch: BrainBatch, batch_idx: int) -> None:
-        """Start every epoch from its own seed."""
+        """Start every epoch from its own seed, and set what depends on the epoch."""
         if batch_idx == 0:
-            self._generator = seed_epoch(self.seed, self.current_epoch)
+            self.begin_epoch(self.current_epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set generators, augmentation and losses as they are in this epoch, whatever happened before.
+
+        Raises
+        ------
+        ValueError
+            If no loss counts in this epoch.
+        """
+        self._generator = seed_epoch(self.seed, epoch)
+        if self.augmentation is not None:
+            self.augmentation.begin_epoch(epoch, self.settings.max_epochs)
+        for _, _, loss in self.named_losses():
+            loss.begin_epoch(epoch, self.settings.max_epochs, generator=self._generator)
+        if not any(loss.active for _, _, loss in self.named_losses()):
+            raise ValueError(f"losses: expected one that counts in epoch {epoch + 1} of {self.settings.max_epochs}, "
+                             "got none. Correct start and stop in the YAML of the heads.")
 
     def training_step(self, batch: BrainBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -223,9 +246,10 @@ class DeepModule(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler: Any = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         if s.schedule == "onecycle":
-            # as MindBridge: from lr / 25 up to lr, down to lr / 2500
+            # as MindBridge: from lr / 25 up to lr, down to lr / 2500 (MindEye: lr / 25,000)
             scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=s.lr, total_steps=steps,
-                                                            pct_start=s.pct_start, final_div_factor=100)
+                                                            pct_start=s.pct_start,
+                                                            final_div_factor=s.final_div_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -266,6 +290,9 @@ class DeepDecoder(Decoder):
                                  " Set prediction=false on the others.")
         if not spaces:
             raise ValueError("deep decoder: expected at least one head, got none. Choose head=[...].")
+        for head in heads.values():
+            for loss in head.losses.values():
+                cast(Loss, loss).prepare(head.spec)
         self.settings, self.seed = TrainingSettings.of(training), seed
         self._facts: dict[str, Any] = {}  # epoch and score of the weights
         self.module = DeepModule(adapter=adapter, encoder=encoder, heads=heads, augmentation=augmentation,
@@ -289,6 +316,8 @@ class DeepDecoder(Decoder):
         validation = data.eval_loader("val", batch_size=CHUNK) if data.has_validation else None
         if validation is None and settings.patience is not None:
             log.warning("trainer.patience is skipped: this split has no validation trials")
+        for _, head, loss in self.module.named_losses():
+            loss.observe(lambda space=head.space: data.training_targets(space))
         resumed = self._resume(last)
         if resumed is None or not (resumed["stopped"] or resumed["epoch"] + 1 >= settings.max_epochs):
             if resumed is not None:
@@ -360,6 +389,10 @@ class DeepDecoder(Decoder):
                     for name, head in heads.items():
                         out[head.space][places[start:start + CHUNK]] = decoded[name].float().cpu().numpy()
         return out
+
+    def joint_priors(self) -> dict[str, Prior]:
+        """Return the priors of the `PriorLoss` of its heads; see `Decoder.joint_priors`."""
+        return {head.space: loss.prior for _, head, loss in self.module.named_losses() if isinstance(loss, PriorLoss)}
 
     def save(self, folder: Path) -> None:
         """Write the weights as ``best.ckpt`` into `folder`."""

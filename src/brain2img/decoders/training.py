@@ -35,9 +35,11 @@ class TrainingSettings:
         Decay the weights of norms too, as MindBridge's published training does: its rule looks for "Norm" in names
         that do not hold it.
     schedule
-        Per optimizer step: "onecycle" (cosine, from lr / 25 to lr / 2500), "cosine" (from lr to 0) or "none".
+        Per optimizer step: "onecycle" (cosine, from lr / 25 up and down again), "cosine" (from lr to 0) or "none".
     pct_start
         Share of the steps that warms up ("onecycle").
+    final_div_factor
+        What the last learning rate of "onecycle" is below the first: lr / 2500 with 100.
     precision
         "32-true", "bf16-mixed" or "16-mixed".
     accelerator
@@ -63,6 +65,7 @@ class TrainingSettings:
     decay_norms: bool = False
     schedule: str = "onecycle"
     pct_start: float = 0.1
+    final_div_factor: float = 100.0
     precision: str = "32-true"
     accelerator: str = "auto"
     accumulate: int = 1
