@@ -150,8 +150,8 @@ def test_noisy_tokens_are_dropped_in_training_alone():
 
 def test_with_the_exact_network_of_a_gaussian_samples_have_its_mean_and_spread():
     prior = DiffusionPrior(network=SMALL, **PUBLISHED)
-    model = prior.start((6,))
-    assert model.std_out[0] == pytest.approx(1 / math.sqrt(6))
+    model = prior.start((24,))
+    assert model.std_out[0] == pytest.approx(1 / math.sqrt(24))
 
     class Exact(torch.nn.Module):
         def forward(self, x, t, condition, keep):
@@ -159,10 +159,10 @@ def test_with_the_exact_network_of_a_gaussian_samples_have_its_mean_and_spread()
             return 2 + kept.sqrt() * (x - 2 * kept.sqrt())  # E[x0 | x] of a normal distribution around 2
 
     model.network = Exact()
-    out = prior.sample(np.zeros((3000, 6), dtype=np.float32),
-                       generators=[torch.Generator().manual_seed(i) for i in range(3000)]) * math.sqrt(6)
-    np.testing.assert_allclose(out.mean(axis=0), 2, atol=0.08)
-    np.testing.assert_allclose(out.std(axis=0), 1, atol=0.06)
+    out = prior.sample(np.zeros((300, 24), dtype=np.float32),
+                       generators=[torch.Generator().manual_seed(i) for i in range(300)]) * math.sqrt(24)
+    assert out.mean() == pytest.approx(2, abs=0.05)  # five standard errors of 7,200 draws are 0.06 and 0.04
+    assert out.std() == pytest.approx(1, abs=0.04)
 
 
 def test_samples_do_not_depend_on_what_is_sampled_with_them():

@@ -64,7 +64,7 @@ def test_messages():
         with pytest.raises(ValueError, match="schedule: expected shares 0 <= start < stop <= 1"):
             make()
     for temperature in ([0.004, 0.0], [0.1], -1.0):
-        with pytest.raises(ValueError, match="SoftCLIP temperature: expected a number above 0, or two of them"):
+        with pytest.raises(ValueError, match="SoftCLIP temperature: expected a number above 0, got"):
             SoftCLIP(temperature=temperature)
     with pytest.raises(ValueError, match="PriorLoss: expected a prior to train jointly"):
         PriorLoss(prior=None)

@@ -194,8 +194,8 @@ class SoftCLIP(Loss):
         super().__init__(weight=weight, start=start, stop=stop)
         ramp = tuple(temperature) if isinstance(temperature, Sequence) else (temperature, temperature)
         if len(ramp) != 2 or min(ramp) <= 0:
-            raise ValueError(f"SoftCLIP temperature: expected a number above 0, or two of them, got {temperature}. "
-                             "Correct it in the YAML of the head.")
+            raise ValueError(f"SoftCLIP temperature: expected a number above 0, got {temperature}. "
+                             "Give one, or the two ends of a ramp, in the YAML of the head.")
         self.ramp, self.temperature = ramp, ramp[0]
 
     def begin_epoch(self, epoch: int, n_epochs: int, *, generator: Generator) -> None:
