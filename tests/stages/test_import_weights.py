@@ -20,7 +20,7 @@ from brain2img.stages.workspace import fold_runs
 SMALL = ["study.n_subjects=2", "study.n_train=24", "study.n_val=8", "study.n_sessions=2",
          "study.recording.n_voxels=60",
          "space=[attributes,pixels]", "head=[attributes_linear,pixels_linear]", "adapter.pool_size=24",
-         "adapter.bottleneck=3", "encoder.width=8", "encoder.n_blocks=1", "name=taken", 
+         "adapter.bottleneck=3", "encoder.width=8", "encoder.n_blocks=1", "name=taken",
          "~head.attributes_linear.losses"
          ".info_nce", "layout.heads={attributes_linear: head_image, pixels_linear: head_text}", "trainer.accelerator=cpu"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from brain2img.artifacts import EmbeddingCache, write_json, writing
+from brain2img.artifacts import EmbeddingCache, StoredRows, write_json, writing
 from brain2img.data.dataset import EpochSampler, ItemDataset, ReusedMemory, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
 from brain2img.data.once import KeptTrials
@@ -55,6 +55,7 @@ class BrainData:
         self._signals = {s: study.stored_signals(s) for s in self.subjects}
         self._memory = {s: ReusedMemory() for s in self.subjects}
         self._target_arrays = {name: cache.array for name, cache in targets.items()}
+        self._target_files: dict[str, StoredRows] = {}
         self._target_rows = {name: {stimulus: row for row, stimulus in enumerate(cache.stimulus_ids)}
                              for name, cache in targets.items()}
         for cache in targets.values():
@@ -136,6 +137,17 @@ class BrainData:
     def training_targets(self, space: str) -> np.ndarray:
         """Return the true embeddings ``(n, *shape)`` of the training stimuli, each once."""
         return self.target(space, sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"])))
+
+    def target_columns(self, space: str, stimulus_ids: list[str], *, start: int, stop: int) -> np.ndarray:
+        """Return the values `start` to `stop` of the flattened true embeddings, ``(n, stop - start)`` float32.
+
+        Nothing else is read or mapped: embeddings of many tokens need not fit into memory.
+        """
+        known = self._target_rows[space]
+        if space not in self._target_files:
+            self._target_files[space] = StoredRows(self.targets[space].folder / "embeddings.npy")
+        rows = np.array([known[stimulus] for stimulus in stimulus_ids], dtype=int)
+        return self._target_files[space].columns(rows, start=start, stop=stop).astype(np.float32)
 
     def mean_target(self, space: str) -> np.ndarray:
         """Return the mean embedding ``(*shape)`` over the training stimuli."""
