@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from brain2img.records import Decoded
 
 
+class Part(ABC):
+    """What every class that a YAML names can do."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
 class Study(ABC):
     """Turns the raw files of one study into a prepared folder."""
 
@@ -66,7 +75,7 @@ class Study(ABC):
         """Return an instance whose `prepare` takes about a second."""
 
 
-class Space(ABC):
+class Space(Part):
     """A frozen backbone: stimulus -> embedding. Deterministic; never trained here."""
 
     name: str
@@ -86,13 +95,8 @@ class Space(ABC):
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return embeddings ``(n, *spec.shape)`` float32 of the given rows of `stimuli`."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Augmentation(ABC):
+class Augmentation(Part):
     """Changes training signals before the adapter, within one subject."""
 
     @abstractmethod
@@ -112,11 +116,6 @@ class Augmentation(ABC):
             Signals of the same shape, and ``(B_s, B_s)`` row-stochastic weights of each trial's target on the
             subject's trials (MixCo), or None where every trial keeps its own target.
         """
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
 
 class SubjectAdapter(ABC, nn.Module):
@@ -159,7 +158,7 @@ class SubjectAdapter(ABC, nn.Module):
         """Return a small instance for two subjects "sub-01" and "sub-02"."""
 
 
-class Encoder(ABC, nn.Module):
+class Encoder(Part, nn.Module):
     """A trunk shared by all subjects: grid ``(B, F, T)`` -> hidden ``(B, L, H)``.
 
     Constructors take ``(*, specs: Mapping[str, SignalSpec], ...)`` and state `grid` and `hidden`.
@@ -173,13 +172,8 @@ class Encoder(ABC, nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Map ``Features(grid (B, F, T), tokens (B, K, T) or None)`` to ``(B, L, H)``; tokens may be ignored."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Head(ABC, nn.Module):
+class Head(Part, nn.Module):
     """Hidden states -> embeddings of one space.
 
     Constructors take ``(*, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
@@ -194,11 +188,6 @@ class Head(ABC, nn.Module):
     @abstractmethod
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map `hidden` ``(B, L, H)`` to ``(B, *spec.shape)``; `done` holds the outputs of the heads before it."""
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
 
 class Decoder(ABC):
@@ -238,7 +227,7 @@ class Decoder(ABC):
         """
 
 
-class Prior(ABC):
+class Prior(Part):
     """Moves decoded embeddings onto the manifold of the space."""
 
     per_subject: bool = False
@@ -281,13 +270,8 @@ class Prior(ABC):
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Maker(ABC):
+class Maker(Part):
     """What reconstructors and captioners share: they make something of embeddings, with weights that know which."""
 
     needs: tuple[str, ...]
@@ -332,11 +316,6 @@ class Reconstructor(Maker):
             B sources of randomness, one for each image, so that no image depends on those beside it.
         """
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
-
 
 class Captioner(Maker):
     """Embeddings -> text."""
@@ -349,13 +328,8 @@ class Captioner(Maker):
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
         """Map space -> ``(B, *shape)`` to B captions."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Metric(ABC):
+class Metric(Part):
     """Scores what was decoded for one subject under one condition.
 
     Attributes
@@ -402,8 +376,3 @@ class Metric(ABC):
             One line per metric, space and direction: `metric`, `space`, `direction`, `chance`, `chance_kind`
             ("analytic", or "re-pairing": the mean over 200 random re-pairings of predictions and stimuli).
         """
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
