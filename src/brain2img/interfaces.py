@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from brain2img.records import Decoded
 
 
+class Part(ABC):
+    """What every class that a YAML names can do."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return a small instance."""
+
+
 class Study(ABC):
     """Turns the raw files of one study into a prepared folder."""
 
@@ -66,7 +75,7 @@ class Study(ABC):
         """Return an instance whose `prepare` takes about a second."""
 
 
-class Space(ABC):
+class Space(Part):
     """A frozen backbone: stimulus -> embedding. Deterministic; never trained here."""
 
     name: str
@@ -86,13 +95,8 @@ class Space(ABC):
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return embeddings ``(n, *spec.shape)`` float32 of the given rows of `stimuli`."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Augmentation(ABC):
+class Augmentation(Part):
     """Changes training signals before the adapter, within one subject."""
 
     @abstractmethod
@@ -116,11 +120,6 @@ class Augmentation(ABC):
     def begin_epoch(self, epoch: int, n_epochs: int) -> None:
         """Set what depends on the epoch (0 is the first of `n_epochs`), and on nothing else; nothing by default."""
         return
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
 
 class SubjectAdapter(ABC, nn.Module):
@@ -187,7 +186,7 @@ class SubjectAdapter(ABC, nn.Module):
         """Return a small instance for two subjects "sub-01" and "sub-02"."""
 
 
-class Encoder(ABC, nn.Module):
+class Encoder(Part, nn.Module):
     """A trunk shared by all subjects: grid ``(B, F, T)`` -> hidden ``(B, L, H)``.
 
     Constructors take ``(*, specs: Mapping[str, SignalSpec], ...)`` and state `grid` and `hidden`.
@@ -201,13 +200,8 @@ class Encoder(ABC, nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Map ``Features(grid (B, F, T), tokens (B, K, T) or None)`` to ``(B, L, H)``; tokens may be ignored."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Head(ABC, nn.Module):
+class Head(Part, nn.Module):
     """Hidden states -> embeddings of one space.
 
     Constructors take ``(*, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
@@ -222,11 +216,6 @@ class Head(ABC, nn.Module):
     @abstractmethod
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map `hidden` ``(B, L, H)`` to ``(B, *spec.shape)``; `done` holds the outputs of the heads before it."""
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
 
 class Decoder(ABC):
@@ -270,7 +259,7 @@ class Decoder(ABC):
         return {}
 
 
-class Prior(ABC):
+class Prior(Part):
     """Moves decoded embeddings onto the manifold of the space."""
 
     per_subject: bool = False
@@ -322,13 +311,8 @@ class Prior(ABC):
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Maker(ABC):
+class Maker(Part):
     """What reconstructors and captioners share: they make something of embeddings, with weights that know which."""
 
     needs: tuple[str, ...]
@@ -373,11 +357,6 @@ class Reconstructor(Maker):
             B sources of randomness, one for each image, so that no image depends on those beside it.
         """
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
-
 
 class Captioner(Maker):
     """Embeddings -> text."""
@@ -390,13 +369,8 @@ class Captioner(Maker):
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
         """Map space -> ``(B, *shape)`` to B captions."""
 
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
 
-
-class Metric(ABC):
+class Metric(Part):
     """Scores what was decoded for one subject under one condition.
 
     Attributes
@@ -443,8 +417,3 @@ class Metric(ABC):
             One line per metric, space and direction: `metric`, `space`, `direction`, `chance`, `chance_kind`
             ("analytic", or "re-pairing": the mean over 200 random re-pairings of predictions and stimuli).
         """
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance."""
