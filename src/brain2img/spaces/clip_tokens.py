@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -72,7 +73,10 @@ class CLIPTokens(Space):
     def _config(self) -> Any:
         from transformers import CLIPConfig
 
+        folder = Path(locate(self.model))
         try:
+            if folder.is_dir() and not (folder / "config.json").exists():  # transformers would take its defaults
+                raise FileNotFoundError(f"no config.json in {folder}.")
             config = CLIPConfig.from_pretrained(locate(self.model))
         except (OSError, ValueError) as error:
             raise self._missing(error) from error
