@@ -212,7 +212,8 @@ def report(results: dict[str, Any]) -> str:
     """Return the table, with what the whole size would take."""
     n, folds = results["targets"], results["folds"]
     lines = ["", f"{results['voxels']} voxels x {results['stimuli']} stimuli onto {n} targets, {folds} inner folds, "
-             f"{TEST} test stimuli", "", "| | s | CPU s | s per 1,000 targets | CPU s per 1,000 targets | peak RSS GB |",
+             f"{TEST} test stimuli", "", "| | s | CPU s | s per 1,000 targets | CPU s per 1,000 targets |"
+             " peak RSS GB |",
              "|---|---|---|---|---|---|"]
     whole = {}
     for name in ("ridge", "floor"):

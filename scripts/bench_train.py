@@ -78,7 +78,8 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool) -> d
     import torch
 
     from brain2img.decoders.callbacks import AveragedWeights
-    from brain2img.decoders.deep import DeepDecoder, DeepModule
+    from brain2img.decoders.deep import DeepDecoder
+    from brain2img.decoders.module import DeepModule
     from brain2img.decoders.training import own_randomness
     from brain2img.stages.build import build_decoder
     from brain2img.stages.counting import count

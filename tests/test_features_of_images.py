@@ -155,7 +155,7 @@ def test_pictures_of_another_size_are_resized_and_batches_do_not_matter(small_gi
 
 
 def test_what_does_not_fit_is_refused(small_git, tmp_path):
-    folder, model, _ = small_git
+    folder, *_ = small_git
     with pytest.raises(ValueError, match=r"expected image features of shape \(5, 16\), got \(6, 16\) in space 'git'"):
         GIT(model=str(folder), device="cpu").check({"git": EmbeddingSpec(name="git", shape=(6, 16))})
     with pytest.raises(ValueError, match=r"expected image features of shape \(tokens, 16\), got \(4,\)"):
@@ -164,8 +164,8 @@ def test_what_does_not_fit_is_refused(small_git, tmp_path):
         GITFeatures(model=str(tmp_path / "nowhere"), device="cpu").spec(stimuli())
     with pytest.raises(ValueError, match=r"space 'depth': expected a stage of 0 to 3, or null"):
         DPTStates(model="any", stage=4)
+    space = BLIPFeatures(model=str(folder), size=250, device="cpu")
     with pytest.raises(ValueError, match=r"expected a size divisible by the patches of 16 pixels, got 250"):
-        space = BLIPFeatures(model=str(folder), size=250, device="cpu")
         space.spec(stimuli())
 
 

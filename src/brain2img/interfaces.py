@@ -2,8 +2,7 @@
 
 Shape letters, used in every docstring of the project: ``B`` trials, ``B_s`` trials of one subject, ``C`` channels
 (sensors, voxels, ROIs), ``T`` samples or TRs, ``F`` shared features, ``L`` tokens, ``H`` hidden width, ``D`` embedding
-width, ``K`` subject tokens, ``N`` gallery size. ``F`` and ``T`` are the axes of the encoder's grid, not necessarily
-sensors and time.
+width, ``K`` subject tokens, ``N`` gallery size. ``F`` and ``T``: axes of the encoder's grid, not sensors and time.
 
 Every class that a YAML names has a classmethod ``tiny()`` that returns a ready, small instance: the contract tests run
 on it. A part is one file with one class and one YAML with its ``_target_``; there is no other registry.
@@ -36,8 +35,8 @@ class Part(ABC):
         """Return a small instance."""
 
 
-class Study(ABC):
-    """Turns the raw files of one study into a prepared folder."""
+class Study(Part):
+    """Turns the raw files of one study into a prepared folder; `prepare` of its `tiny()` takes about a second."""
 
     name: str
     """Name of the study: the folder under ``outputs/prepared`` and the ``study`` of every score."""
@@ -68,11 +67,6 @@ class Study(ABC):
     def raw_id(self, raw: Path | None) -> str:
         """Return an identity of the raw files that does not depend on where they lie ("" where there are none)."""
         return ""
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return an instance whose `prepare` takes about a second."""
 
 
 class Space(Part):
@@ -122,11 +116,11 @@ class Augmentation(Part):
         return
 
 
-class SubjectAdapter(ABC, nn.Module):
+class SubjectAdapter(Part, nn.Module):
     """Absorbs what differs between subjects: ``(B_s, C_s, T_s)`` -> grid ``(B_s, F, T)``.
 
     Constructors take ``(*, specs: Mapping[str, SignalSpec], grid: Grid, ...)``: the first two come from the data and
-    from the encoder, the rest from the YAML.
+    from the encoder, the rest from the YAML. That of `tiny()` knows two subjects, "sub-01" and "sub-02".
     """
 
     specs: Mapping[str, SignalSpec]
@@ -179,11 +173,6 @@ class SubjectAdapter(ABC, nn.Module):
     @abstractmethod
     def add_subject(self, spec: SignalSpec) -> None:
         """Add fresh parameters for a new subject."""
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance for two subjects "sub-01" and "sub-02"."""
 
 
 class Encoder(Part, nn.Module):
@@ -291,8 +280,7 @@ class Prior(Part):
 
     def start(self, shape: tuple[int, ...]) -> nn.Module:
         """Make and return the network that a deep decoder trains jointly, for embeddings of this shape."""
-        raise ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
-                         "Fit it with the fit_prior stage.")
+        raise self._not_joint()
 
     def observe(self, targets: Callable[[], np.ndarray]) -> None:
         """Look at the true embeddings ``(n, *shape)`` of a joint training before it begins; nothing by default."""
@@ -300,8 +288,11 @@ class Prior(Part):
 
     def training_loss(self, context: Tensor, target: Tensor, *, generator: Generator) -> Tensor:
         """Return the loss by which a deep decoder trains this prior jointly."""
-        raise ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
-                         "Fit it with the fit_prior stage.")
+        raise self._not_joint()
+
+    def _not_joint(self) -> ValueError:
+        return ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
+                          "Fit it with the fit_prior stage.")
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -323,12 +314,7 @@ class Maker(Part):
         return ""
 
     def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
-        """Refuse embeddings that the weights were not trained on, before any work; nothing to refuse by default.
-
-        Parameters
-        ----------
-        specs
-            Space -> what the class will be given; holds every space of `needs`.
+        """Refuse embeddings (space -> spec, every one of `needs`) that the weights were not trained on, before any work.
 
         Raises
         ------
@@ -347,14 +333,9 @@ class Reconstructor(Maker):
 
     @abstractmethod
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
-        """Map space -> ``(B, *shape)`` to images ``(B, 3, h, w)`` in [0, 1].
+        """Map space -> ``(B, *shape)`` float32, on the CPU, to images ``(B, 3, h, w)`` in [0, 1].
 
-        Parameters
-        ----------
-        embeddings
-            Space -> ``(B, *shape)`` float32, on the CPU.
-        generators
-            B sources of randomness, one for each image, so that no image depends on those beside it.
+        Each image draws from its own one of the B `generators`, so that it does not depend on those beside it.
         """
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from planted import Killed, PlantedData, build
 
-from brain2img.decoders.deep import DeepDecoder, retrieval_top1, shared_stimuli
+from brain2img.decoders.deep import DeepDecoder
+from brain2img.decoders.module import retrieval_top1, shared_stimuli
 from brain2img.decoders.training import TrainingSettings
 from brain2img.heads.linear import LinearHead
 from brain2img.losses import MSE

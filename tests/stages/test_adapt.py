@@ -204,8 +204,11 @@ def test_a_sweep_compares_both_models_on_the_same_trials(call, shared):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_with_little_data_an_adapted_model_finds_more_of_the_planted_signal(call, shared):
-    planted = [o.replace("n_train=60", "n_train=600").replace("n_voxels=60", "n_voxels=200").replace("width=16", "width=128")
-               .replace("pool_size=32", "pool_size=256").replace("max_epochs=2", "max_epochs=15") for o in SMALL]
+    larger = {"n_train=60": "n_train=600", "n_voxels=60": "n_voxels=200", "width=16": "width=128",
+              "pool_size=32": "pool_size=256", "max_epochs=2": "max_epochs=15"}
+    planted = SMALL
+    for small, large in larger.items():
+        planted = [o.replace(small, large) for o in planted]
     for script in ("prepare", "embed", "train"):
         code, printed = call(script, *planted, "name=planted", "data.subjects=[sub-01,sub-02]")
         assert code == 0, printed

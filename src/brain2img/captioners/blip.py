@@ -16,7 +16,7 @@ from brain2img.records import EmbeddingSpec
 
 
 class BLIP(Captioner):
-    """The text decoder of BLIP (https://arxiv.org/abs/2201.12086), reading decoded image features in place of true ones.
+    """The text decoder of BLIP (https://arxiv.org/abs/2201.12086), reading decoded features in place of an image's.
 
     As Takagi & Nishimoto do (https://arxiv.org/abs/2306.11536): beam search with 3 beams, 5 to 20 tokens, repetition
     penalty 1.5, no prompt.
@@ -68,8 +68,8 @@ class BLIP(Captioner):
         """Refuse features of another width than this model's; see `interfaces.Maker.check`."""
         width, got = self._config.vision_config.hidden_size, specs[self.space].shape
         if len(got) != 2 or got[1] != width:
-            raise ValueError(f"captioner {self.model}: expected image features of shape (tokens, {width}), got {got} in "
-                             f"space {self.space!r}. Choose the space of this model's features.")
+            raise ValueError(f"captioner {self.model}: expected image features of shape (tokens, {width}), got {got} "
+                             f"in space {self.space!r}. Choose the space of this model's features.")
 
     @torch.inference_mode()
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:

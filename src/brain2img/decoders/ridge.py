@@ -343,8 +343,11 @@ class Ridge(Decoder):
         return {space: values.reshape(-1, *self.targets[space].shape) for space, values in out.items()}
 
     def coefficients(self, subject: str, space: str) -> np.ndarray:
-        """Return the map ``(C * T, D)`` from a subject's normalised signals to a space."""
-        return self._weights[subject, space][0]
+        """Return the map ``(C * T, D)`` from a subject's normalised signals to a space; 0 where no voxel is used."""
+        spec, stored = self.specs[subject], self._weights[subject, space]
+        full = np.zeros((spec.n_channels * spec.n_times, len(stored)), dtype=np.float32)
+        full[self._features[subject, space]] = stored[np.arange(len(stored))][:, :-1].T
+        return full
 
     def save(self, folder: Path) -> None:
         """Write which file holds the coefficients and intercepts ``(D, features + 1)`` of a subject and space."""

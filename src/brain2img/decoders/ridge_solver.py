@@ -146,7 +146,7 @@ def choose(x: Tensor, y: np.ndarray, *, penalties: np.ndarray, folds: Any, group
 
     # four times faster than himalaya's numpy backend, on the CPU too
     set_backend("torch_cuda" if x.is_cuda else "torch")
-    n, n_bands = len(x), len(bands or [()])
+    n, n_bands = len(x), len(bands) if bands else 1
     weights = torch.ones(1, n_bands, device=x.device)
     if bands and n_weights > 1:
         drawn = generate_dirichlet_samples(n_weights - 1, n_bands, random_state=seed)

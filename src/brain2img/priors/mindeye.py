@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,8 @@ class Transformer(nn.Module):
         n = x.shape[1]
         bias = self.rel_pos_bias(n, n + 1)
         angles = (torch.arange(n, device=x.device)[:, None] * self.freqs).repeat_interleave(2, dim=-1)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        for layer in self.layers:
+            attention, feed_forward = cast(nn.ModuleList, layer)
             x = x + attention(x, bias=bias, angles=angles)
             x = x + feed_forward(x)
         return self.project_out(self.norm(x))
@@ -147,13 +149,13 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.half = width // 2
-        self.net = nn.Sequential(nn.Linear(2 * self.half, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width),
+        self.n_rates = width // 2
+        self.net = nn.Sequential(nn.Linear(2 * self.n_rates, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width),
                                  nn.SiLU(), nn.Linear(2 * width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         """Map ``(B,)`` to ``(B, width)``."""
-        rates = torch.exp(torch.arange(self.half, device=t.device) * (-math.log(10000) / (self.half - 1)))
+        rates = torch.exp(torch.arange(self.n_rates, device=t.device) * (-math.log(10000) / (self.n_rates - 1)))
         angles = t.float()[:, None] * rates
         return self.net(torch.cat([angles.sin(), angles.cos()], dim=-1))
 

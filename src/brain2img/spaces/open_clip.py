@@ -122,7 +122,8 @@ class OpenCLIP(Space):
         if n_views < 1:
             raise ValueError(f"space {self.name!r}: expected captions of every stimulus, got a stimulus without. "
                              "Leave this space out for this study, or take of: image.")
-        shape, vision = (int(self._config["embed_dim"]),), self._config["vision_cfg"]
+        vision = self._config["vision_cfg"]
+        shape: tuple[int, ...] = (int(self._config["embed_dim"]),)
         if self.of == "patches":
             if "patch_size" not in vision:
                 raise ValueError(f"space {self.name!r}: expected a vision transformer for of: patches, got "
