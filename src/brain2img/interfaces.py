@@ -314,7 +314,7 @@ class Maker(Part):
         return ""
 
     def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
-        """Refuse embeddings (space -> spec, every one of `needs`) that the weights were not trained on, before any work.
+        """Refuse embeddings (space -> spec) that the weights were not trained on, before any work.
 
         Raises
         ------

@@ -6,7 +6,6 @@ import logging
 import signal
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -93,7 +92,7 @@ class DeepDecoder(Decoder):
         if validation is None and settings.patience is not None:
             log.warning("trainer.patience is skipped: this split has no validation trials")
         for _, head, loss in self.module.named_losses():
-            loss.observe(partial(data.training_targets, head.space))
+            loss.observe(lambda space=head.space: data.training_targets(space))  # type: ignore[misc]
         resumed = self._resume(last)
         if resumed is None or not (resumed["stopped"] or resumed["epoch"] + 1 >= settings.max_epochs):
             if resumed is not None:
