@@ -13,7 +13,9 @@
 
 A model is a process of its own. In it step and floor take turns, and medians are compared; the first two turns do not
 count. Peak memory is VmHWM of the process. A model at published size needs about 17 bytes a parameter, and is left out
-where that is not free. --plain trains with AdamW's default loop and clipping that always writes, as before issue 5.
+where that is not free. Where other work shares the machine, OMP_NUM_THREADS=1 with --clock cpu counts the seconds that
+the process ran rather than those that passed. --plain trains as before issue 5: AdamW's default loop, and clipping that
+always writes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="experiments; by default all published ones and those on scenes")
     parser.add_argument("--steps", type=int, default=9, help="that are measured")
     parser.add_argument("--batch-size", type=int, help="trials; by default that of the experiment")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--plain", action="store_true", help="train as before issue 5, to see what it was worth")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--task", help=argparse.SUPPRESS)  # one measurement, in its own process
@@ -53,7 +58,8 @@ def main() -> None:
              for folder in ("published", "scenes") for path in sorted((ROOT / "configs/experiment" / folder).glob("*"))]
     results = []
     for model in options.models or found:
-        result = child(model=model, steps=options.steps, batch_size=options.batch_size, plain=options.plain)
+        result = child(model=model, steps=options.steps, batch_size=options.batch_size, plain=options.plain,
+                       clock=options.clock)
         log.info("%s: %s", model, result)
         if "left_out" not in result:
             results.append(result)
@@ -73,7 +79,7 @@ def child(**task: Any) -> dict[str, Any]:
 # ---- one model, in a process of its own
 
 
-def measure(*, model: str, steps: int, batch_size: int | None, plain: bool) -> dict[str, Any]:
+def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, clock: str) -> dict[str, Any]:
     """Train `model` for some steps, in turns with its floor."""
     import torch
 
@@ -87,6 +93,7 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool) -> d
 
     _keep_freed_memory()  # as every script does
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
     config, signals, embeddings = described(model)
     if "deep" not in config["decoder"]["_target_"]:
         return {"left_out": f"{config['decoder']['_target_']} is not trained in steps"}
@@ -101,7 +108,8 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool) -> d
     if plain:
         DeepModule.configure_gradient_clipping = plain_clipping  # type: ignore[method-assign]
     ema = decoder.settings.ema
-    turns = interleaved(decoder, plain=plain)
+    now = time.perf_counter if clock == "wall" else time.process_time
+    turns = interleaved(decoder, plain=plain, now=now)
     batches = noise(signals, embeddings, size=decoder.settings.batch_size, n=2)
 
     class Loader:  # a list would be several loaders to Lightning
@@ -123,7 +131,7 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool) -> d
             "samples_per_second": decoder.settings.batch_size / seconds["step"], "peak_rss": peak,
             "ratio": statistics.median(s / (p + a) for s, p, a in zip(
                 *(turns.seconds[key][WARM_UP:] for key in ("step", "products", "adamw")), strict=True)),
-            "pooling": pooling(decoder, batches[0])}
+            "pooling": pooling(decoder, batches[0], now=now), "clock": clock}
 
 
 def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -165,7 +173,7 @@ def noise(signals: dict[str, Any], embeddings: dict[str, Any], *, size: int, n: 
     return batches
 
 
-def interleaved(decoder: Any, *, plain: bool) -> Any:
+def interleaved(decoder: Any, *, plain: bool, now: Callable[[], float]) -> Any:
     """Return a callback that measures every batch and, after it, the floor."""
     import torch
     from lightning.pytorch import Callback
@@ -187,20 +195,20 @@ def interleaved(decoder: Any, *, plain: bool) -> Any:
                     group["fused"] = None
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            self.begun = time.perf_counter()
+            self.begun = now()
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            self.seconds["step"].append(time.perf_counter() - self.begun)
+            self.seconds["step"].append(now() - self.begun)
             for hook in self.hooks:
                 hook.remove()
             if not self.seconds["products"]:
                 self.products, self.bare = products(self.linear), bare_step(trainer.optimizers[0])
             for key, part in (("products", self.products), ("adamw", self.bare)):
-                begun = time.perf_counter()
+                begun = now()
                 with torch.no_grad():
                     part()
-                self.seconds[key].append(time.perf_counter() - begun)
-            self.begun = time.perf_counter()
+                self.seconds[key].append(now() - begun)
+            self.begun = now()
 
     return Turns()
 
@@ -247,16 +255,16 @@ def plain_clipping(self: Any, optimizer: Any, gradient_clip_val: Any = None, gra
                         gradient_clip_algorithm=gradient_clip_algorithm)
 
 
-def pooling(decoder: Any, batch: Any) -> float | None:
+def pooling(decoder: Any, batch: Any, *, now: Callable[[], float]) -> float | None:
     """Return the seconds that the adapter takes to pool a batch once, or None where it does not pool."""
     if not hasattr(decoder.module.adapter, "pooled"):
         return None
     seconds = []
     for _ in range(7):
-        begun = time.perf_counter()
+        begun = now()
         for x in batch.signals.values():
             decoder.module.adapter.pooled(x)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(now() - begun)
     return statistics.median(seconds)
 
 
@@ -271,7 +279,8 @@ def free() -> int:
 
 def report(results: list[dict[str, Any]]) -> str:
     """Return the table in Markdown."""
-    lines = ["", "CPU, fp32; floor = matrix products + fused AdamW", "",
+    clocks = "; ".join(sorted({f"{r['clock']} seconds, threads: {r['threads']}" for r in results}))
+    lines = ["", f"CPU, fp32; floor = matrix products + fused AdamW; {clocks}", "",
              "| model | parameters | batch | samples / s | step s | products s | AdamW s | step / floor | pooling ms "
              "| peak RSS GB | goal |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for r in results:

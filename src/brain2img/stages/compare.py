@@ -90,6 +90,6 @@ def live_parameters(member: Member) -> int | None:
         fold = FoldRun(folders[0], member.root)
         data = fold.data()
         return count(fold.manifest["config"], signals=data.specs, embeddings=data.target_specs).live
-    except (ValueError, IndexError) as error:
-        log.warning("%s: its parameters are not counted (%s)", member.experiment, error)
+    except (ValueError, IndexError, KeyError) as error:  # of an older version, or folders that were moved away
+        log.warning("%s: its parameters are not counted (%s: %s)", member.experiment, type(error).__name__, error)
         return None
