@@ -133,5 +133,5 @@ def _slices(values: np.ndarray, spec: SignalSpec) -> Figure:
             cut.ax.set(xlim=(1.1 * left - 0.1 * right, 1.1 * right - 0.1 * left),
                        ylim=(1.25 * bottom - 0.25 * top, 1.25 * top - 0.25 * bottom))
         display.annotate(size=7)
-    figure.axes[-1].set_yticks([-limit, 0, limit], [f"{-limit:.2g}", "0", f"{limit:.2g}"])  # those at the threshold meet
+    figure.axes[-1].set_yticks([-limit, 0, limit], [f"{-limit:.2g}", "0", f"{limit:.2g}"])
     return figure
