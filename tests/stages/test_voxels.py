@@ -199,7 +199,7 @@ def test_regions_and_importance_of_a_simulated_study(command, tmp_path):
     assert "| early | V1, V2, V3 |" in markdown
     assert (outputs / "regions" / "small" / "regions.png").stat().st_size > 5000
 
-    code, text = command("scripts/regions.py", run, sets, "regions.method=mask", "name=masked")
+    code, text = command("scripts/regions.py", run, sets, "regions.method=mask", "name=masked", "reconstructor=[]")
     assert code == 0, text
     masked = pd.read_parquet(outputs / "regions" / "masked" / "regions.parquet")
     whole = masked[(masked["region"] == "all") & (masked["of"] == "embeddings")]
