@@ -5,7 +5,7 @@
     python scripts/bench_train.py --models demo/fmri_mindbridge --plain --json bench_train.json
 
 - **step** is what `DeepDecoder.fit` does for one batch, in Lightning's loop with its callbacks (averaged weights where
-  trainer.ema is set), on batches of noise that are in memory, pooled once as `fit` keeps them: zeroing, forward, losses,
+  trainer.ema is set), on batches of noise in memory, pooled once as `fit` keeps them: zeroing, forward, losses,
   backward, clipping, AdamW. From the end of one batch to the end of the next. Loading is what bench_loader.py measures.
 - **floor** is the matrix products of that step alone (torch.mm of the same shapes into memory that is there: forward,
   by the weight, and by the input where it has a gradient, for every nn.Linear, as hooks find them in the real step;
