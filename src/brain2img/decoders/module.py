@@ -198,7 +198,7 @@ class DeepModule(LightningModule):
         """Return the means since the last call, with ``val/top1`` where there was a validation."""
         row = {name: (value / self._counts[name]).item() for name, value in self._sums.items()}
         for key, parts in self._validated.items():
-            predicted, target = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+            predicted, target = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
             row[key] = retrieval_top1(predicted, target, [name for part in parts for name in part[2]])
         self._sums, self._counts, self._validated = {}, {}, {}
         return row
