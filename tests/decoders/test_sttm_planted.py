@@ -104,17 +104,6 @@ def test_two_sums_are_weighed_by_a_random_share_in_training_alone():
             torch.testing.assert_close(total, prior + other)
 
 
-def test_retrieval_in_validation_is_that_of_the_projector_and_not_of_the_priors_condition():
-    decoder, batch = build(), Data().batch("val", range(60))
-    module = decoder.module.eval()
-    module.heads["backbone"].prediction = True
-    module.validation_step(batch, 0)
-    assert torch.equal(module._validated[0][0], module(batch)[0]["projector"])
-    module.heads["projector"].prediction = module.heads["latents"].prediction = False
-    module.validation_step(batch, 0)
-    assert torch.equal(module._validated[1][0], module(batch)[0]["backbone"])
-
-
 @pytest.mark.slow
 def test_adapter_only_transfer_trains_the_adapter_for_both_levels(tmp_path):
     known = build()
