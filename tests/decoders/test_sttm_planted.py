@@ -74,6 +74,7 @@ def top1(decoder, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_both_levels_find_the_planted_signal_and_none_in_shuffled_trials(tmp_path):
     data, decoder = Data(n=600), build()
     decoder.fit(data, folder=tmp_path / "run")
@@ -105,6 +106,7 @@ def test_two_sums_are_weighed_by_a_random_share_in_training_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_adapter_only_transfer_trains_the_adapter_for_both_levels(tmp_path):
     known = build()
     known.fit(Data(n=600), folder=tmp_path / "known")
