@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from brain2img.decoders.training import TrainingSettings, seed_epoch
 from brain2img.interfaces import Augmentation, Encoder, Head, SubjectAdapter
-from brain2img.losses import Loss
+from brain2img.losses import Loss, PriorLoss
 from brain2img.records import BrainBatch, Features
 
 
@@ -101,17 +101,21 @@ class DeepModule(LightningModule):
 
     def _head_losses(self, outputs: Mapping[str, Tensor], batch: BrainBatch,
                      soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the terms by name, unweighted, and their weighted sum."""
+        """Return the terms by name, unweighted, and their weighted sum; see `TrainingSettings.random_balance`."""
         same = shared_stimuli(batch.stimulus_ids, device=self.device)
-        terms, total = {}, torch.zeros((), device=self.device)
+        terms, totals = {}, {part: torch.zeros((), device=self.device) for part in ("prior", "other")}
         with torch.autocast(self.device.type, enabled=False):
             for name, head, loss in self.named_losses():
                 if loss.active:
                     value = loss(outputs[name.split("/")[0]], batch.targets[head.space], soft_targets=soft_targets,
                                  same=same)
                     terms[name] = value
-                    total = total + loss.weight * value
-        return terms, total
+                    part = "prior" if isinstance(loss, PriorLoss) else "other"
+                    totals[part] = totals[part] + loss.weight * value
+        if self.settings.random_balance and self.training:
+            first, second = torch.randn(2, generator=self._generator).softmax(dim=0).tolist()
+            return terms, first * totals["prior"] + second * totals["other"]
+        return terms, totals["prior"] + totals["other"]
 
     def _synthetic_losses(self, batch: BrainBatch, features: Mapping[str, Features],
                           soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor | float]:
