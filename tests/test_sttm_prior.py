@@ -72,20 +72,21 @@ def test_with_every_token_in_sight_it_is_torchs_decoder_on_both_with_positions()
     torch.testing.assert_close(network(x[:, order], T, condition, ONES), b[:, order], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_planted_signal_comes_back_and_a_vector_is_one_token(tmp_path):
     rng = np.random.default_rng(0)
     true = rng.standard_normal((400, 8)).astype(np.float32)
     predicted = (true @ rng.standard_normal((8, 8)) / 3).astype(np.float32)
     prior = DiffusionPrior(network=partial(STTMTransformer, depth=2, heads=2), prediction="sample",
                            noising={"n_times": 100, "betas": "cosine"}, scale="standardise", n_steps=10, sampler="ddpm",
-                           condition_dropout=0.2, training={"steps": 150, "batch_size": 64, "lr": 3e-3})
+                           condition_dropout=0.2, training={"steps": 500, "batch_size": 64, "lr": 3e-3})
     prior.fit(predicted[:300], true[:300], folder=tmp_path)
     made = prior.sample(predicted[300:], generators=[torch.Generator().manual_seed(i) for i in range(100)])
 
     def agreement(a, b):
         return np.corrcoef(a.ravel(), b.ravel())[0, 1]
 
-    assert agreement(made, true[300:]) > 0.4
+    assert agreement(made, true[300:]) > 0.6
     assert abs(agreement(made, rng.permutation(true[300:]))) < 0.15
 
 

@@ -79,7 +79,7 @@ def test_both_levels_find_the_planted_signal_and_none_in_shuffled_trials(tmp_pat
     data, decoder = Data(n=600), build()
     decoder.fit(data, folder=tmp_path / "run")
     assert agreement(decoder, data, "vae") > 0.6
-    assert top1(decoder, data) > 0.3, "chance is 1 in 60"
+    assert top1(decoder, data) > 0.4, "chance is 1 in 60"
     shuffled = build()
     shuffled.fit(Data(n=600, shuffled=True), folder=tmp_path / "shuffled")
     assert abs(agreement(shuffled, data, "vae")) < 0.15
@@ -120,4 +120,4 @@ def test_adapter_only_transfer_trains_the_adapter_for_both_levels(tmp_path):
     assert {k for k in after if not torch.equal(after[k], before[k])} == set(names["trained"]) == \
         {k for k in after if k.startswith("adapter.subjects.sub-03.")}
     assert agreement(decoder, data, "vae") > 0.6
-    assert top1(decoder, data) > 0.3, "chance is 1 in 60"
+    assert top1(decoder, data) > 0.4, "chance is 1 in 60"
