@@ -81,7 +81,7 @@ def training(data):
 @pytest.mark.parametrize("p", [90, 30], ids=["more voxels", "more stimuli"])
 def test_equals_scikit_learn_with_the_published_kind_of_penalty(tmp_path, p):
     data = LinearData(p=p)
-    decoder = fitted(data, tmp_path, alphas={"a": 60.0, "b": 0.5}, relative=False, standardise=True)
+    decoder = fitted(data, tmp_path, alphas={"a": 60.0, "b": 0.5, "c": None}, relative=False, standardise=True)
     batch, _ = data.test
     x = training(data)[0].astype(float)
     new = data.x[data.n_train:].astype(float)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Memory of one chunk of targets, and of the targets whose penalties are chosen at once (bytes).
 CHUNK, AT_ONCE = 128_000_000, 1_500_000_000
+#: Penalties that are tried where none are given, as multiples of the mean squared norm of a training trial.
+ALPHAS = (1e-4, 1e4, 17)
 #: Weights of the ROIs that are tried.
 N_WEIGHTS = 40
 #: A number, or (smallest, largest, number) of penalties.
@@ -56,7 +58,7 @@ class Ridge(Decoder):
         Seed of the inner folds, of the sample of targets and of the weights of bands.
     alphas
         (smallest, largest, number) of the penalties tried, logarithmically spaced, or one number that is taken
-        untried; for all spaces, or space -> either.
+        untried; for all spaces, or space -> either. None: `ALPHAS` for all.
     relative
         Penalties are multiples of the mean squared norm of a training trial; False: they are what they are.
     penalty
@@ -88,7 +90,7 @@ class Ridge(Decoder):
     """
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int = 0,
-                 alphas: Grid | Mapping[str, Grid] = (1e-4, 1e4, 17), relative: bool = True, penalty: str = "target",
+                 alphas: Grid | Mapping[str, Grid | None] | None = None, relative: bool = True, penalty: str = "target",
                  sample: int = 1000, cv: int = 5, rois: Mapping[str, Sequence[str]] | None = None,
                  bands: str | None = None, standardise: bool = False, rescale: str | None = None,
                  trials: str = "averaged") -> None:
@@ -119,8 +121,10 @@ class Ridge(Decoder):
             raise ValueError("decoder.rescale: expected decoder.trials=averaged, got single. Leave-one-out predictions "
                              "of a trial know the others of its stimulus: set rescale=null or trials=averaged.")
 
-    def _grids(self, alphas: Grid | Mapping[str, Grid]) -> dict[str, np.ndarray]:
-        given = dict(alphas) if isinstance(alphas, Mapping) else dict.fromkeys(self.targets, alphas)
+    def _grids(self, alphas: Grid | Mapping[str, Grid | None] | None) -> dict[str, np.ndarray]:
+        alphas = ALPHAS if alphas is None else alphas
+        given = ({space: grid for space, grid in alphas.items() if grid is not None} if isinstance(alphas, Mapping)
+                 else dict.fromkeys(self.targets, alphas))
         if set(given) != set(self.targets):
             raise ValueError(f"decoder.alphas: expected one entry for each of the spaces {sorted(self.targets)}, got "
                              f"{sorted(given)}. Correct them.")
