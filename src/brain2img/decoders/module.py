@@ -56,7 +56,7 @@ class DeepModule(LightningModule):
         self._generator = torch.Generator()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._validated: list[tuple[Tensor, Tensor, list[str]]] = []
+        self._validated: dict[str, list[tuple[Tensor, Tensor, list[str]]]] = {}
 
     def forward(self, batch: BrainBatch) -> tuple[dict[str, Tensor], dict[str, Features]]:
         """Return head -> ``(B, *shape)``, and subject -> the adapter's features."""
@@ -178,9 +178,15 @@ class DeepModule(LightningModule):
         outputs, _ = self(batch)
         terms, total = self._head_losses(outputs, batch, None)
         self._note("val", {**terms, "loss": total}, len(batch))
-        name, head = next((n, h) for n, h in self.named_heads() if h.prediction)
-        self._validated.append((outputs[name].flatten(1).float().cpu(), batch.targets[head.space].flatten(1).cpu(),
-                                batch.stimulus_ids))
+        for key, (name, head) in self._ranked_heads().items():
+            self._validated.setdefault(key, []).append((
+                outputs[name].flatten(1).float().cpu(), batch.targets[head.space].flatten(1).cpu(), batch.stimulus_ids))
+
+    def _ranked_heads(self) -> dict[str, tuple[str, Head]]:
+        """Return name in the log -> head whose retrieval is validated: the first prediction, and what is monitored."""
+        found = {"val/top1": next((name, head) for name, head in self.named_heads() if head.prediction)}
+        return found | {key: (name, head) for name, head in self.named_heads()
+                        if (key := f"val/{name}/top1") == self.settings.monitor}
 
     def _note(self, split: str, values: Mapping[str, Tensor], n: int) -> None:
         for name, value in values.items():
@@ -191,11 +197,10 @@ class DeepModule(LightningModule):
     def pop_metrics(self) -> dict[str, float]:
         """Return the means since the last call, with ``val/top1`` where there was a validation."""
         row = {name: (value / self._counts[name]).item() for name, value in self._sums.items()}
-        if self._validated:
-            predicted, target = (torch.cat(parts) for parts in ([v[0] for v in self._validated],
-                                                               [v[1] for v in self._validated]))
-            row["val/top1"] = retrieval_top1(predicted, target, [name for part in self._validated for name in part[2]])
-        self._sums, self._counts, self._validated = {}, {}, []
+        for key, parts in self._validated.items():
+            predicted, target = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+            row[key] = retrieval_top1(predicted, target, [name for part in parts for name in part[2]])
+        self._sums, self._counts, self._validated = {}, {}, {}
         return row
 
     def transfer_batch_to_device(self, batch: BrainBatch, device: torch.device, dataloader_idx: int) -> BrainBatch:

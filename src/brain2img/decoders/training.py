@@ -51,7 +51,8 @@ class TrainingSettings:
     ema
         Decay of the averaged weights, in (0, 1), or None for none. They are what is validated and kept.
     monitor
-        "val/top1" or the name of a validation loss; chooses ``best.ckpt`` and stops early.
+        "val/top1" (retrieval by the first head that is a prediction), "val/<head>/top1" or the name of a validation
+        loss; chooses ``best.ckpt`` and stops early.
     patience
         Validations without improvement before stopping, or None.
     check_val_every
