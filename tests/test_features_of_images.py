@@ -41,10 +41,13 @@ def normalised(seen: Stimuli, colours=CLIP_COLOURS) -> torch.Tensor:
 
 
 def save(folder, model, *, tokenizer_folder=None):
-    """Save a model with random weights of some size (so that captions differ) and a tokenizer."""
+    """Save a tokenizer and a model with random matrices of some size, so that captions differ, and small biases."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.5)
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape) * 0.5)
+            else:
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
     model.eval().save_pretrained(folder)
     vocabulary = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -164,8 +167,9 @@ def test_what_does_not_fit_is_refused(small_git, tmp_path):
         GITFeatures(model=str(tmp_path / "nowhere"), device="cpu").spec(stimuli())
     with pytest.raises(ValueError, match=r"space 'depth': expected a stage of 0 to 3, or null"):
         DPTStates(model="any", stage=4)
-    space = BLIPFeatures(model=str(folder), size=250, device="cpu")
-    with pytest.raises(ValueError, match=r"expected a size divisible by the patches of 16 pixels, got 250"):
+    BlipForConditionalGeneration(blip.tiny_config(len(WORDS))).save_pretrained(tmp_path / "blip")
+    space = BLIPFeatures(model=str(tmp_path / "blip"), size=250, device="cpu")
+    with pytest.raises(ValueError, match=r"expected a size divisible by the patches of 8 pixels, got 250"):
         space.spec(stimuli())
 
 

@@ -15,6 +15,7 @@ from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
 
 from brain2img.decoders import ridge
 from brain2img.decoders.ridge import Ridge
+from brain2img.decoders.ridge_problem import Problem
 from brain2img.decoders.ridge_solver import choose, decompose, gram, renormalisation
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 
@@ -80,7 +81,7 @@ def training(data):
 @pytest.mark.parametrize("p", [90, 30], ids=["more voxels", "more stimuli"])
 def test_equals_scikit_learn_with_the_published_kind_of_penalty(tmp_path, p):
     data = LinearData(p=p)
-    decoder = fitted(data, tmp_path, alphas={"a": 60.0, "b": 0.5}, relative=False, standardise=True)
+    decoder = fitted(data, tmp_path, alphas={"a": 60.0, "b": 0.5, "c": None}, relative=False, standardise=True)
     batch, _ = data.test
     x = training(data)[0].astype(float)
     new = data.x[data.n_train:].astype(float)
@@ -195,7 +196,7 @@ def test_spaces_are_decoded_from_their_rois_alone(tmp_path):
     only.specs, only.x = {"sub-01": alone}, full[:, :45]
     np.testing.assert_allclose(fitted(only, tmp_path / "only").predict(only.test[0])["a"], before["a"], atol=1e-5)
     decoder.save(tmp_path)
-    again = Ridge(specs=data.specs, targets=data.target_specs, rois={"a": ["early"]})
+    again = Ridge(specs=data.specs, targets=data.target_specs, rois={"a": ["ear*"], "b": None, "c": None})
     again.load(tmp_path)
     np.testing.assert_array_equal(again.predict(batch)["a"], after["a"])
 
@@ -245,11 +246,10 @@ def test_a_single_trial_is_decoded_as_among_others(tmp_path, rescale):
 
 def test_folds_of_single_trials_keep_a_stimulus_together(tmp_path):
     data = LinearData(n=30, p=40, repeats=3)
-    decoder = Ridge(specs=data.specs, targets=data.target_specs, trials="single", cv=4)
-    problem = decoder._problem(data, "sub-01", features=np.arange(40))
+    problem = Problem.of(data, "sub-01", features=np.arange(40), single=True, standardise=False, relative=True, cv=4)
     assert problem.x.shape == (90, 40)
     stimuli, held = np.array(problem.stimuli), []
-    for train, test in decoder._folds(problem).split(np.zeros(90)):
+    for train, test in problem.folds(4, seed=0).split(np.zeros(90)):
         assert not set(stimuli[train]) & set(stimuli[test])
         held += test.tolist()
     assert sorted(held) == list(range(90))
@@ -267,7 +267,7 @@ def test_folds_of_single_trials_keep_a_stimulus_together(tmp_path):
     ({"alphas": {"a": 1.0}}, r"decoder\.alphas: expected one entry for each of the spaces \['a', 'b'\], got \['a'\]"),
     ({"alphas": 0.0}, r"decoder\.alphas of space 'a': expected a penalty above 0"),
     ({"rois": {"c": ["early"]}}, r"decoder\.rois: expected spaces of \['a', 'b'\], got \['c'\]"),
-    ({"rois": {"a": ["V9"]}}, r"expected ROIs of \['early', 'ventral'\] for subject 'sub-01', got \['V9'\]"),
+    ({"rois": {"a": ["V9"]}}, r"subject 'sub-01': expected some of \['early', 'ventral'\], got 'V9'.*decoder\.rois"),
 ])
 def test_bad_options_are_refused(options, message):
     data = LinearData(n=8, p=6)
@@ -277,7 +277,7 @@ def test_bad_options_are_refused(options, message):
 
 def test_rois_of_voxels_without_labels_are_refused():
     bare = {"sub-01": SignalSpec(subject="sub-01", modality="fmri", units="a.u.", n_channels=4, n_times=1)}
-    with pytest.raises(ValueError, match=r"decoder\.rois: expected ROI labels of the voxels of subject 'sub-01'"):
+    with pytest.raises(ValueError, match=r"regions of subject 'sub-01': expected a label for every voxel, got none"):
         Ridge(specs=bare, targets={"a": EmbeddingSpec(name="a", shape=(3,))}, rois={"a": ["V1"]})
 
 

@@ -51,7 +51,7 @@ def roi_places(spec: SignalSpec, patterns: Sequence[str]) -> np.ndarray:
         matching = {label for label in known if label == wanted or fnmatchcase(label, wanted)}
         if not matching:
             raise ValueError(f"regions of subject {spec.subject!r}: expected some of {known}, got {pattern!r}. Correct "
-                             "data.rois or regions.sets.")
+                             "data.rois, decoder.rois or regions.sets.")
         chosen[pattern.startswith("!")] |= matching
     kept = chosen[False] - chosen[True]
     places = np.flatnonzero([label in kept for label in labels])

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from brain2img.artifacts import ArrayWriter, StoredRows, digest, write_array, write_json
-from brain2img.decoders.ridge_rois import features_of, roi_labels
+from brain2img.data.rois import labels_of, voxels_of
+from brain2img.decoders.ridge_problem import Problem
 from brain2img.decoders.ridge_solver import Choice, Decomposition, choose, decompose, gram, renormalisation
 from brain2img.interfaces import Decoder
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
@@ -25,25 +25,12 @@ log = logging.getLogger(__name__)
 
 #: Memory of one chunk of targets, and of the targets whose penalties are chosen at once (bytes).
 CHUNK, AT_ONCE = 128_000_000, 1_500_000_000
+#: Penalties that are tried where none are given, as multiples of the mean squared norm of a training trial.
+ALPHAS = (1e-4, 1e4, 17)
 #: Weights of the ROIs that are tried.
 N_WEIGHTS = 40
 #: A number, or (smallest, largest, number) of penalties.
 Grid = float | Sequence[float]
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One subject and one set of voxels: the training signals, and how a signal becomes one of them.
-
-    `x` ``(n, p)`` is ``(signals - centre) * scale`` of the voxels `features`, for the trials of `stimuli`.
-    """
-
-    subject: str
-    features: np.ndarray
-    stimuli: list[str]
-    x: Tensor
-    centre: np.ndarray
-    scale: np.ndarray
 
 
 class Ridge(Decoder):
@@ -71,7 +58,7 @@ class Ridge(Decoder):
         Seed of the inner folds, of the sample of targets and of the weights of bands.
     alphas
         (smallest, largest, number) of the penalties tried, logarithmically spaced, or one number that is taken
-        untried; for all spaces, or space -> either.
+        untried; for all spaces, or space -> either. None: `ALPHAS` for all.
     relative
         Penalties are multiples of the mean squared norm of a training trial; False: they are what they are.
     penalty
@@ -82,7 +69,7 @@ class Ridge(Decoder):
     cv
         Number of inner folds.
     rois
-        Space -> ROI labels whose voxels it is decoded from; all voxels for the others. None: for all.
+        Space -> labels (or patterns) of the regions it is decoded from; all voxels for the others, or where None.
     bands
         "rois": voxels of each ROI are one band with a weight of its own in a space (banded ridge), chosen among
         `N_WEIGHTS` with the penalty; takes penalty="space". Each weight costs as many decompositions as there are
@@ -103,7 +90,7 @@ class Ridge(Decoder):
     """
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int = 0,
-                 alphas: Grid | Mapping[str, Grid] = (1e-4, 1e4, 17), relative: bool = True, penalty: str = "target",
+                 alphas: Grid | Mapping[str, Grid | None] | None = None, relative: bool = True, penalty: str = "target",
                  sample: int = 1000, cv: int = 5, rois: Mapping[str, Sequence[str]] | None = None,
                  bands: str | None = None, standardise: bool = False, rescale: str | None = None,
                  trials: str = "averaged") -> None:
@@ -112,10 +99,13 @@ class Ridge(Decoder):
         self.relative, self.standardise, self.rescale, self.trials = relative, standardise, rescale, trials
         self._refuse_options()
         self.alphas = self._grids(alphas)
-        self.rois = {space: tuple((rois or {}).get(space, ())) for space in self.targets}
-        if unknown := sorted(set(rois or {}) - set(self.targets)):
+        named = {space: tuple(patterns) for space, patterns in (rois or {}).items() if patterns is not None}
+        if unknown := sorted(set(named) - set(self.targets)):
             raise ValueError(f"decoder.rois: expected spaces of {sorted(self.targets)}, got {unknown}. Correct them.")
-        self._features = {(subject, space): features_of(spec, self.rois[space], space=space)
+        self.rois = {space: named.get(space, ()) for space in self.targets}
+        # of the values of a signal, channel by channel, those that a space is decoded from
+        self._features = {(subject, space): np.arange(spec.n_channels * spec.n_times).reshape(-1, spec.n_times)
+                          [voxels_of(spec, self.rois[space] or None)].ravel()
                           for subject, spec in self.specs.items() for space in self.targets}
         self._weights: dict[tuple[str, str], StoredRows] = {}
 
@@ -131,8 +121,10 @@ class Ridge(Decoder):
             raise ValueError("decoder.rescale: expected decoder.trials=averaged, got single. Leave-one-out predictions "
                              "of a trial know the others of its stimulus: set rescale=null or trials=averaged.")
 
-    def _grids(self, alphas: Grid | Mapping[str, Grid]) -> dict[str, np.ndarray]:
-        given = dict(alphas) if isinstance(alphas, Mapping) else dict.fromkeys(self.targets, alphas)
+    def _grids(self, alphas: Grid | Mapping[str, Grid | None] | None) -> dict[str, np.ndarray]:
+        alphas = ALPHAS if alphas is None else alphas
+        given = ({space: grid for space, grid in alphas.items() if grid is not None} if isinstance(alphas, Mapping)
+                 else dict.fromkeys(self.targets, alphas))
         if set(given) != set(self.targets):
             raise ValueError(f"decoder.alphas: expected one entry for each of the spaces {sorted(self.targets)}, got "
                              f"{sorted(given)}. Correct them.")
@@ -160,39 +152,16 @@ class Ridge(Decoder):
             for space in self.targets:
                 by_rois.setdefault(self.rois[space], []).append(space)
             for spaces in by_rois.values():
-                problem = self._problem(data, subject, features=self._features[subject, spaces[0]])
+                problem = Problem.of(data, subject, features=self._features[subject, spaces[0]],
+                                     single=self.trials == "single", standardise=self.standardise,
+                                     relative=self.relative, cv=self.cv)
                 places = {space: folder / f"ridge_{number}_{list(self.targets).index(space)}" for space in spaces}
                 self._fit(data, problem, places)
                 for space, place in places.items():
                     self._weights[subject, space] = StoredRows(place / "coefficients.npy")
 
-    def _problem(self, data: Any, subject: str, *, features: np.ndarray) -> _Problem:
-        items = data.items("train") if self.trials == "averaged" else data.single_trials("train")
-        items = items[items["subject"] == subject]
-        n = items["stimulus_id"].nunique()
-        if n < 2 * self.cv:
-            raise ValueError(f"training stimuli of subject {subject!r}: expected at least {2 * self.cv} for "
-                             f"{self.cv} inner folds, got {n}. Lower decoder.cv or add trials.")
-        x = data.signals(subject, items["trial_ids"].tolist()).reshape(len(items), -1)
-        if len(features) < x.shape[1]:
-            x = np.ascontiguousarray(x[:, features])
-        centre = x.mean(axis=0)
-        x -= centre
-        scale = np.ones_like(centre)
-        if self.standardise:
-            std = x.std(axis=0)
-            scale = np.divide(1, std, out=scale, where=std > 0)
-            x *= scale
-        if self.relative:
-            unit = np.sqrt(np.mean(np.sum(x**2, axis=1)))
-            x /= unit
-            scale = scale / unit
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return _Problem(subject, features, items["stimulus_id"].tolist(), torch.from_numpy(x).to(device), centre,
-                        scale.astype(np.float32))
-
-    def _fit(self, data: Any, problem: _Problem, places: Mapping[str, Path]) -> None:
-        content = hashlib.sha256(problem.x.cpu().numpy().data).hexdigest()
+    def _fit(self, data: Any, problem: Problem, places: Mapping[str, Path]) -> None:
+        content = problem.content()
         for space, place in places.items():
             some = data.target_columns(space, problem.stimuli, start=0, stop=min(64, self.targets[space].size))
             _begin(place, identity=digest([
@@ -215,7 +184,7 @@ class Ridge(Decoder):
             self._stream(data, problem, space, x=x, how=shared or decompose(x), penalties=penalties,
                          scale=problem.scale * scales, place=places[space])
 
-    def _choose(self, data: Any, problem: _Problem, places: Mapping[str, Path], *, kernel: Tensor | None) -> None:
+    def _choose(self, data: Any, problem: Problem, places: Mapping[str, Path], *, kernel: Tensor | None) -> None:
         """Write ``penalties.npy`` ``(D,)`` and ``scales.npy`` ``(p,)`` of every space that has none."""
         grids: dict[tuple[float, ...], list[str]] = {}
         for space, place in places.items():
@@ -238,7 +207,7 @@ class Ridge(Decoder):
                 write_array(places[space] / "scales.npy", scales)
                 write_array(places[space] / "penalties.npy", choice.penalties)
 
-    def _of_samples(self, data: Any, problem: _Problem, spaces: list[str], *, grid: np.ndarray,
+    def _of_samples(self, data: Any, problem: Problem, spaces: list[str], *, grid: np.ndarray,
                     kernel: Tensor | None) -> dict[str, Choice]:
         """Choose for each space, on a sample of its targets, all in the same inner folds."""
         parts = []
@@ -246,18 +215,19 @@ class Ridge(Decoder):
             size = self.targets[space].size
             columns = np.arange(size) if size <= self.sample else np.sort(
                 np.random.default_rng([self.seed, i, 11]).choice(size, self.sample, replace=False))
-            parts.append(_sampled(data, space, problem.stimuli, columns))
+            parts.append(problem.sampled(data, space, columns))
         ends = np.cumsum([part.shape[1] for part in parts])
         groups = [slice(end - part.shape[1], end) for end, part in zip(ends.tolist(), parts, strict=True)]
         bands = list(self._bands(problem).values()) if self.bands else None
         y = np.concatenate(parts, axis=1)
-        found = choose(problem.x, y - y.mean(axis=0), penalties=grid, folds=self._folds(problem), groups=groups,
-                       bands=bands, n_weights=N_WEIGHTS if bands else 1, seed=self.seed, kernel=kernel)
+        found = choose(problem.x, y - y.mean(axis=0), penalties=grid, groups=groups, bands=bands, kernel=kernel,
+                       folds=problem.folds(self.cv, seed=self.seed), n_weights=N_WEIGHTS if bands else 1,
+                       seed=self.seed)
         return {space: Choice(np.full(self.targets[space].size, found.penalties[group.start]),
                               found.bands[:, group.start:group.start + 1])
                 for space, group in zip(spaces, groups, strict=True)}
 
-    def _of_targets(self, data: Any, problem: _Problem, space: str, *, grid: np.ndarray,
+    def _of_targets(self, data: Any, problem: Problem, space: str, *, grid: np.ndarray,
                     kernel: Tensor | None) -> Choice:
         """Choose for each target, as many at a time as fit."""
         size, n = self.targets[space].size, len(problem.x)
@@ -268,32 +238,19 @@ class Ridge(Decoder):
         found = []
         for start in range(0, size, step):
             y = data.target_columns(space, problem.stimuli, start=start, stop=min(start + step, size))
-            found.append(choose(problem.x, y - y.mean(axis=0), penalties=grid, folds=self._folds(problem),
-                                kernel=kernel).penalties)
+            found.append(choose(problem.x, y - y.mean(axis=0), penalties=grid, kernel=kernel,
+                                folds=problem.folds(self.cv, seed=self.seed)).penalties)
         return Choice(np.concatenate(found), np.ones((1, 1)))
 
-    def _folds(self, problem: _Problem) -> Any:
-        """Return inner folds over the rows that never share a stimulus."""
-        from sklearn.model_selection import KFold, PredefinedSplit
-
-        folds = KFold(self.cv, shuffle=True, random_state=self.seed)
-        if self.trials == "averaged":
-            return folds
-        stimuli, which = np.unique(problem.stimuli, return_inverse=True)
-        fold_of = np.empty(len(stimuli), dtype=int)
-        for number, (_, held) in enumerate(folds.split(stimuli)):
-            fold_of[held] = number
-        return PredefinedSplit(fold_of[which])
-
-    def _bands(self, problem: _Problem) -> dict[str, np.ndarray]:
+    def _bands(self, problem: Problem) -> dict[str, np.ndarray]:
         """Return ROI -> its places among the features; one band without a name where there are no bands."""
         if not self.bands:
             return {"": np.arange(problem.x.shape[1])}
         spec = self.specs[problem.subject]
-        labels = np.repeat(np.array(roi_labels(spec, what="decoder.bands")), spec.n_times)[problem.features]
+        labels = np.repeat(labels_of(spec), spec.n_times)[problem.features]
         return {str(name): np.flatnonzero(labels == name) for name in dict.fromkeys(labels)}
 
-    def _stream(self, data: Any, problem: _Problem, space: str, *, x: Tensor, how: Decomposition,
+    def _stream(self, data: Any, problem: Problem, space: str, *, x: Tensor, how: Decomposition,
                 penalties: np.ndarray, scale: np.ndarray, place: Path) -> None:
         """Write coefficients and intercept of a space, ``(D, p + 1)``, a chunk of targets at a time."""
         n, p = x.shape
@@ -342,6 +299,10 @@ class Ridge(Decoder):
                     out[space][rows, start:start + len(part)] = flat @ part[:, :-1].T + part[:, -1]
         return {space: values.reshape(-1, *self.targets[space].shape) for space, values in out.items()}
 
+    def n_features(self, subject: str, space: str) -> int:
+        """Return how many values of a subject's signal a space is decoded from."""
+        return len(self._features[subject, space])
+
     def coefficients(self, subject: str, space: str) -> np.ndarray:
         """Return the map ``(C * T, D)`` from a subject's normalised signals to a space; 0 where no voxel is used."""
         spec, stored = self.specs[subject], self._weights[subject, space]
@@ -367,7 +328,7 @@ class Ridge(Decoder):
         index = {(entry["subject"], entry["space"]): entry["file"] for entry in json.loads(path.read_text())}
         for subject in self.specs:
             for space, spec in self.targets.items():
-                shape = (len(self._features[subject, space]) + 1, spec.size)
+                shape = (self.n_features(subject, space) + 1, spec.size)
                 if (subject, space) not in index:
                     raise ValueError(f"checkpoint {path}: expected weights of subject {subject!r} for space {space!r}, "
                                      f"got {sorted(index)}. Train this run with that subject and space.")
@@ -394,10 +355,3 @@ def _begin(place: Path, *, identity: str) -> None:
         shutil.rmtree(place)
     place.mkdir(parents=True)
     write_json(begun, {"identity": identity})
-
-
-def _sampled(data: Any, space: str, stimuli: list[str], columns: np.ndarray) -> np.ndarray:
-    """Return some values ``(n, d)`` of the embeddings, a few whole embeddings at a time."""
-    step, stop = max(1, CHUNK // (4 * int(columns[-1] + 1))), int(columns[-1]) + 1
-    return np.concatenate([data.target_columns(space, stimuli[i:i + step], start=0, stop=stop)[:, columns]
-                           for i in range(0, len(stimuli), step)])

@@ -146,8 +146,8 @@ def count(config: Mapping[str, Any], *, signals: Mapping[str, SignalSpec],
 
 def _linear(decoder: Ridge) -> dict[str, int]:
     """Return coefficients and intercepts of every subject and space."""
-    return {f"{subject}.{space}": (signal.n_channels * signal.n_times + 1) * spec.size
-            for subject, signal in decoder.specs.items() for space, spec in decoder.targets.items()}
+    return {f"{subject}.{space}": (decoder.n_features(subject, space) + 1) * spec.size
+            for subject in decoder.specs for space, spec in decoder.targets.items()}
 
 
 def _reached(decoder: Decoder, *, signals: Mapping[str, SignalSpec],

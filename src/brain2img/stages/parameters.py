@@ -110,6 +110,10 @@ def parameters(cfg: DictConfig) -> list[Compared]:
         composed = compose(HydraConfig.get().job.config_name, overrides=[f"experiment={name}", *overrides])
         if composed.get("members"):
             continue
+        facts = plain(composed.get("published")) or {}
+        if facts.get("voxels", "") is None and facts.get("reason"):
+            log.info("%s left out: %s", name, facts["reason"])
+            continue
         compared.append(compare(composed, name=name))
     log.info("%s\n", table(compared))
     log.info("%s", module_table(compared))
