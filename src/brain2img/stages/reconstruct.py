@@ -82,12 +82,11 @@ def _images(folder: StageFolder, predictions: Predictions, reconstructor: Recons
             cfg: DictConfig) -> None:
     rows = predictions.rows
     rows = rows[rows["stimulus_id"].isin(rendered(rows["stimulus_id"], cfg.reconstruct.n_stimuli))]
-    fits = type(reconstructor).fit is not Reconstructor.fit
     begun = (folder.work / "started.json").stat().st_mtime if cfg.overwrite else 0.0
     store.mkdir(parents=True, exist_ok=True)
     pictures = pd.Series(index=rows.index, dtype=object)
     for fold in sorted(set(rows["run"])):
-        fitted = fold_run(cfg, predictions, fold) if fits else None
+        fitted = fold_run(cfg, predictions, fold) if reconstructor.fits else None
         mine = rows.index[rows["run"] == fold].to_numpy()
         pictures[mine] = [store / f"{key}.png" for key in row_keys(
             predictions, mine, reconstructor.needs, fitted=fitted.manifest["id"] if fitted else "")]
