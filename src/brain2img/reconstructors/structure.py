@@ -129,8 +129,8 @@ class StructuralOptimisation(Reconstructor):
                 latents.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean)
                 found = self.network.layers(images, list(self.layers.values()))
                 spreads.append(torch.stack([layer.flatten(1).std(dim=1) for layer in found], dim=1))
-        found = torch.cat(latents)
-        self._mean, self._std = (edge(found, dim=(0, 2, 3), keepdim=True) for edge in (torch.mean, torch.std))
+        every = torch.cat(latents)
+        self._mean, self._std = every.mean(dim=(0, 2, 3), keepdim=True), every.std(dim=(0, 2, 3), keepdim=True)
         self._spread = dict(zip(self.layers, torch.cat(spreads).mean(dim=0).to(self.device), strict=True))
 
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
@@ -187,5 +187,6 @@ class StructuralOptimisation(Reconstructor):
             made._generator = AutoencoderKL(
                 block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
                 up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4).eval().requires_grad_(False)
-        made._mean, made._std, made._spread = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1), {"colours": torch.ones(())}
+        made._mean, made._std = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1)
+        made._spread = {"colours": torch.ones(())}
         return made
