@@ -1,12 +1,12 @@
 """Measures a training step of every deep decoder against its matrix products and a bare AdamW step, on the CPU in fp32.
 
     python scripts/bench_train.py                                     # all models, published and small size
-    python scripts/bench_train.py --models published/mindbridge_single demo/fmri_mindbridge --steps 11
+    python scripts/bench_train.py --models published/mindbridge_subj01 demo/fmri_mindbridge --steps 11
     python scripts/bench_train.py --models demo/fmri_mindbridge --plain --json bench_train.json
 
 - **step** is what `DeepDecoder.fit` does for one batch, in Lightning's loop with its callbacks (averaged weights where
-  trainer.ema is set), on batches of noise that are in memory: zeroing, forward, losses, backward, clipping, AdamW. From
-  the end of one batch to the end of the next. Loading is what bench_loader.py measures.
+  trainer.ema is set), on batches of noise in memory, pooled once as `fit` keeps them: zeroing, forward, losses,
+  backward, clipping, AdamW. From the end of one batch to the end of the next. Loading is what bench_loader.py measures.
 - **floor** is the matrix products of that step alone (torch.mm of the same shapes into memory that is there: forward,
   by the weight, and by the input where it has a gradient, for every nn.Linear, as hooks find them in the real step;
   attention and convolutions are not among them), and a bare torch.optim.AdamW(fused=True) step on the same parameters.
@@ -54,8 +54,9 @@ def main() -> None:
         sys.stdout.write(json.dumps(measure(**json.loads(options.task))))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    found = [str(path.relative_to(ROOT / "configs/experiment").with_suffix(""))
-             for folder in ("published", "scenes") for path in sorted((ROOT / "configs/experiment" / folder).glob("*"))]
+    experiments = ROOT / "configs/experiment"
+    found = [str(path.relative_to(experiments).with_suffix(""))
+             for folder in ("published", "scenes") for path in sorted((experiments / folder).glob("*.yaml"))]
     results = []
     for model in options.models or found:
         result = child(model=model, steps=options.steps, batch_size=options.batch_size, plain=options.plain,
@@ -111,6 +112,9 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, cloc
     now = time.perf_counter if clock == "wall" else time.process_time
     turns = interleaved(decoder, plain=plain, now=now)
     batches = noise(signals, embeddings, size=decoder.settings.batch_size, n=2)
+    adapter, pooling = decoder.module.adapter, None
+    if adapter.has_fixed_part and decoder.module.augmentation is None:
+        pooling = once(adapter, batches, now=now)
 
     class Loader:  # a list would be several loaders to Lightning
         def __len__(self) -> int:
@@ -131,7 +135,7 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, cloc
             "samples_per_second": decoder.settings.batch_size / seconds["step"], "peak_rss": peak,
             "ratio": statistics.median(s / (p + a) for s, p, a in zip(
                 *(turns.seconds[key][WARM_UP:] for key in ("step", "products", "adamw")), strict=True)),
-            "pooling": pooling(decoder, batches[0], now=now), "clock": clock}
+            "pooling": pooling, "clock": clock}
 
 
 def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -255,17 +259,19 @@ def plain_clipping(self: Any, optimizer: Any, gradient_clip_val: Any = None, gra
                         gradient_clip_algorithm=gradient_clip_algorithm)
 
 
-def pooling(decoder: Any, batch: Any, *, now: Callable[[], float]) -> float | None:
-    """Return the seconds that the adapter takes to pool a batch once, or None where it does not pool."""
-    if not hasattr(decoder.module.adapter, "pooled"):
-        return None
+def once(adapter: Any, batches: list[Any], *, now: Callable[[], float]) -> float:
+    """Pool the signals of the batches in their place; return the seconds that one batch takes."""
+    import torch
+
     seconds = []
-    for _ in range(7):
+    for _ in range(WARM_UP + 5):
         begun = now()
-        for x in batch.signals.values():
-            decoder.module.adapter.pooled(x)
-        seconds.append(now() - begun)
-    return statistics.median(seconds)
+        with torch.no_grad():
+            pooled = [{s: adapter.once(x, s) for s, x in batch.signals.items()} for batch in batches]
+        seconds.append((now() - begun) / len(batches))
+    for batch, signals in zip(batches, pooled, strict=True):
+        batch.signals.update(signals)
+    return statistics.median(seconds[WARM_UP:])
 
 
 def free() -> int:

@@ -3,7 +3,7 @@
 The study must be prepared and its stimuli embedded. Every weight must find its place; the report stands in the run.
 
 python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_subj1257 study.raw=<NSD>
-python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_single data.subjects=[subj02]
+python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_subj02
 """
 
 import hydra

@@ -1,8 +1,8 @@
 """Counts the parameters of every published model at its published size, and compares them with the publication.
 
 python scripts/parameters.py
-python scripts/parameters.py models=[published/mindbridge_single,published/mindbridge_subj1257]
-python scripts/parameters.py models=[published/mindbridge_single] encoder.n_blocks=2
+python scripts/parameters.py models=[published/mindbridge_subj01,published/mindbridge_subj1257]
+python scripts/parameters.py models=[published/mindbridge_subj01] encoder.n_blocks=2
 
 Nothing is trained or downloaded, and no memory is used: the models are built on the meta device. Ends with exit code 1
 where live and dead parameters do not add up to the published total and the experiment states no reason.

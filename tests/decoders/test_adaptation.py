@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
-from planted import build
+from planted import PlantedData, build
 from torch import nn
 
 from brain2img.adapters.mindbridge import MindBridge
@@ -12,7 +15,9 @@ from brain2img.decoders.adaptation import beside, own_names, restrict, take_over
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.encoders.residual_mlp import ResidualMLP
 from brain2img.heads.linear import LinearHead
-from brain2img.losses import MSE, InfoNCE
+from brain2img.losses import MSE, InfoNCE, PriorLoss
+from brain2img.priors.diffusion import DiffusionPrior
+from brain2img.priors.mindeye import MindEyeTransformer
 from brain2img.records import EmbeddingSpec, Grid, SignalSpec
 
 
@@ -98,3 +103,44 @@ def test_unknown_modes_are_refused():
         restrict(new, subject="sub-03", mode="half")
     with pytest.raises(ValueError, match=r"adapt, frozen: expected one of \('eval', 'train'\), got 'on'"):
         restrict(new, subject="sub-03", mode="full", frozen="on")
+
+
+def with_prior(*, specs, width=32):
+    """Return a decoder with a joint prior that standardises."""
+    prior = DiffusionPrior(network=partial(MindEyeTransformer, depth=1, heads=2, head_width=8), prediction="sample",
+                           scale="standardise", training={"steps": 10, "batch_size": 8, "lr": 1e-3})
+    head = LinearHead(hidden=(1, width), spec=EmbeddingSpec(name="tiny", shape=(8,)), space="tiny",
+                      losses={"prior": PriorLoss(prior=prior)})
+    return DeepDecoder(adapter=MindBridge(specs=specs, grid=Grid(width, 1), pool_size=40, bottleneck=4),
+                       encoder=ResidualMLP(specs={}, width=width, n_blocks=1), heads={"tiny": head},
+                       training={"max_epochs": 1, "batch_size": 16, "accelerator": "cpu"})
+
+
+@pytest.mark.parametrize("mode", ["adapter", "full"])
+def test_a_joint_prior_keeps_its_statistics_and_frequencies_and_draws_new_noise(mode, tmp_path):
+    known, new = with_prior(specs=PlantedData(n=1).specs), with_prior(specs=fresh().module.adapter.specs)
+    known.fit(PlantedData(n=64), folder=tmp_path / "known")
+    there = {k: v.clone() for k, v in known.module.state_dict().items()}
+    take_over(new, there, subject="sub-03", known=["sub-01", "sub-02"], what="run")
+    names = restrict(new, subject="sub-03", mode=mode)
+    fixed = [k for k in there if "losses.prior.model" in k and ("mean_" in k or "std_" in k or "freqs" in k)]
+    assert len(fixed) == 5
+    assert not set(fixed) & set(names["trained"])
+    loss, p, t = new.module.heads["tiny"].losses["prior"], torch.randn(6, 8), torch.randn(6, 8)
+    new.module.begin_epoch(0)
+    assert loss(p, t) != loss(p, t)
+    assert loss.model.training == (mode == "full")
+    data = PlantedData(n=16, specs=new.module.adapter.specs)
+    new.fit(data, folder=tmp_path / "new")
+    assert all(torch.equal(new.module.state_dict()[k], there[k]) for k in fixed)
+    # those of the few stimuli of the new subject would be others
+    assert not np.allclose(there["heads.tiny.losses.prior.model.mean_out"], data.training_targets("tiny").mean(axis=0),
+                           atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["reset", "adapter"])
+def test_a_decoder_that_shares_everything_has_nothing_to_adapt(mode):
+    _, new, _, _ = adapted()
+    new.module.adapter.parameters_of = lambda subject: []
+    with pytest.raises(ValueError, match=rf"mode={mode}: expected parts of subject 'sub-03' alone to train, got none"):
+        restrict(new, subject="sub-03", mode=mode)

@@ -138,6 +138,20 @@ def test_rows_reach_the_adapter_of_their_subject_alone():
         module(batch)
 
 
+def test_the_retrieval_of_any_head_can_be_monitored():
+    for monitor, found in (("val/top1", {"val/top1": 0.0}),
+                           ("val/backbone/top1", {"val/top1": 0.0, "val/backbone/top1": 1.0})):
+        module = build(monitor=monitor).module.eval()
+        for places in (range(40), range(40, 60)):
+            batch = PlantedData().batch("val", places)
+            true = batch.targets["tiny"]
+            module.forward = lambda _, true=true: ({"backbone": true, "projector": -true}, {})
+            module.validation_step(batch, 0)
+        row = module.pop_metrics()
+        assert {key: value for key, value in row.items() if "top1" in key} == found
+        assert module.pop_metrics() == {}
+
+
 def test_an_epoch_without_a_loss_is_refused(tmp_path):
     torch.manual_seed(0)
     encoder = ResidualMLP(specs={}, width=16, n_blocks=1)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_outputs import N_TEST, FakeOutputs, fmri_spec, rewrite
+from matplotlib.text import Text
 
-from brain2img.report.comparison import compare, markdown, page, table_of
+from brain2img.report.comparison import compare, figure, markdown, page, table_of
 from brain2img.report.reading import Results
 
 KEYS = {"modality": "fmri", "condition": "decoded", "of": "embeddings", "generator": "", "space": "clip",
@@ -94,6 +95,7 @@ def test_what_differs_in_study_gallery_or_repetitions_stands_in_a_table_of_its_o
         rewrite(second, records=[{**r, change: 7} for r in summary["records"]])
     groups = all_of(first, second)
     assert [len(group.lines) for group in groups] == [2, 1]
+    assert len({group.title for group in groups}) == 2
     assert np.isnan(groups[1].lines[0]["difference"])
     assert "**50" not in markdown(groups, baseline="ridge")
     assert table_of(groups)["group"].tolist() == [0, 0, 1]
@@ -101,6 +103,18 @@ def test_what_differs_in_study_gallery_or_repetitions_stands_in_a_table_of_its_o
     assert made.count("<table>") == 2
     assert "a &lt;b&gt;" in made
     assert "data:image/png;base64," in made
+
+
+def test_titles_of_the_figure_are_not_cut_off(two):
+    first, second, _ = two
+    (group,) = all_of(first, second)
+    group.study = "a study of a long name"
+    drawn = figure([group])
+    drawn.draw_without_rendering()
+    (title,) = drawn.findobj(lambda part: isinstance(part, Text) and part.get_text().startswith("a study"))
+    box = title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= drawn.bbox.x1
+    assert 0 <= box.y0 < box.y1 <= drawn.bbox.y1
 
 
 def test_a_run_without_its_headline_is_refused(two):

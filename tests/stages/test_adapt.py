@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import brain2img.data.paired as paired
+from brain2img.stages.adapt import in_steps
 
 STUDY = ["experiment=demo/fmri_mindbridge", "study.n_subjects=3", "study.n_train=60", "study.n_val=20",
          "study.recording.n_voxels=60", "study.snr=4", "study.repetitions={train:1,val:1,test:1}"]
@@ -220,3 +221,11 @@ def test_with_little_data_an_adapted_model_finds_more_of_the_planted_signal(call
     for model in ("adapted", "dedicated"):
         assert table.loc[("top5", model, 600), "low"] > 4 * 5 / 200, "the planted signal is found"
     assert change.loc[("top5", 60), "low"] > 0, "adapted above dedicated with few trials"
+
+
+@pytest.mark.parametrize(("changes", "epochs"), [({}, 10), ({"accumulate": 2}, 15), ({"batch_size": 1000}, 30)])
+def test_steps_are_optimizer_steps(changes, epochs):
+    # 50 trials make 3 whole batches of 16: 3 steps, or 2 where two batches make one, the last step of the epoch of one
+    trainer = in_steps({"batch_size": 16, "patience": 3, **changes}, n_trials=50, steps=30)
+    assert trainer["max_epochs"] == epochs
+    assert trainer["patience"] is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from brain2img.stages.compare import scores_folder
+from brain2img.stages.compare import compare, scores_folder
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
 from fake_outputs import FakeOutputs, finish, fmri_spec
@@ -22,7 +22,7 @@ def outputs(tmp_path):
     return tmp_path / "outputs"
 
 
-def test_the_table_is_printed_and_written(command, outputs):
+def test_the_table_is_printed_and_written(command, composed, outputs):
     code, text = command("scripts/compare.py", "runs=[tiny]", "name=side")
     assert code == 0, text
     assert "**scenes_fmri: top-1 of 20, in clip, image from brain, 2 repetitions averaged**" in text
@@ -33,16 +33,15 @@ def test_the_table_is_printed_and_written(command, outputs):
     assert table["decoder"].tolist() == ["mindbridge", "ridge"]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "compare.csv")[["run", "value"]], table[["run", "value"]])
     assert (folder / "compare.md").read_text() in text
-    assert command("scripts/compare.py", "runs=[tiny]", "name=side")[0] == 0  # again, in its place
+    assert compare(composed("compare", "runs=[tiny]", "name=side")) == folder  # again, in its place
 
 
-def test_missing_and_unfinished_runs_are_named(command, outputs):
+def test_missing_and_unfinished_runs_are_named(composed, outputs):
+    (outputs / "scores" / "half").mkdir()
     for runs, said in (("[]", "runs: expected folders or names of evaluated runs, got none"),
                        ("[nowhere]", "or names under"), ("[tiny,half]", "got an unfinished one")):
-        (outputs / "scores" / "half").mkdir(exist_ok=True)
-        code, text = command("scripts/compare.py", f"runs={runs}")
-        assert code == 1
-        assert said in text
+        with pytest.raises(ValueError, match=said):
+            compare(composed("compare", f"runs={runs}"))
 
 
 def test_a_trained_run_stands_for_its_scores(outputs):

@@ -109,12 +109,12 @@ def test_an_experiment_without_facts_is_refused(composed):
 
 
 def test_the_command_prints_the_published_rows_and_fails_for_another_size(command):
-    code, text = command("scripts/parameters.py", arguments := "models=[published/mindbridge_single]")
+    code, text = command("scripts/parameters.py", arguments := "models=[published/mindbridge_subj01]")
     assert code == 0, text
     assert "| 561,283,712 | equal |" in text
     code, text = command("scripts/parameters.py", arguments, "encoder.n_blocks=2")
     assert code == 1
-    assert "published/mindbridge_single: expected 561,283,712 parameters, got 552,882,816 (-8,400,896)." in text
+    assert "published/mindbridge_subj01: expected 561,283,712 parameters, got 552,882,816 (-8,400,896)." in text
 
 
 def test_signals_lie_in_a_volume():

@@ -67,6 +67,26 @@ def shares(planted, subject, *, method, block=1):
                          space="code", method=method, block=block, batch_size=50)
 
 
+@pytest.mark.parametrize("rois", [(), ("noise", "strong")])
+def test_the_coefficients_of_ridge_are_what_it_predicts_with(planted, tmp_path, rois):
+    data, _ = planted
+    decoder = Ridge(specs=data.specs, targets=data.target_specs, alphas=1.0, rois={"code": rois})
+    decoder.fit(data, folder=tmp_path)
+    for subject, spec in data.specs.items():
+        batch = data.batch(data.items("val").query("subject == @subject").reset_index(drop=True))
+        nothing = BrainBatch(signals={subject: 0 * batch.signals[subject]}, rows=batch.rows,
+                             stimulus_ids=batch.stimulus_ids)
+        found = decoder.coefficients(subject, "code")
+        assert found.shape == (N_VOXELS, 8)
+        np.testing.assert_allclose(batch.signals[subject][:, :, 0].numpy() @ found,
+                                   decoder.predict(batch)["code"] - decoder.predict(nothing)["code"], atol=1e-5)
+        unused = ~np.isin(spec.rois, rois or tuple(STRENGTH))
+        assert not found[unused].any()
+        assert found[~unused].any(axis=1).all()
+    slopes = gradients(decoder, batch, space="code", directions=np.ones((60, 8)))[subject]
+    np.testing.assert_allclose(slopes[7, :, 0], found.sum(axis=1), atol=1e-5)
+
+
 def test_contributions_of_ridge_add_up_to_the_alignment(planted):
     data, decoder = planted
     items = data.items("val").query("subject == 'sub-02'").reset_index(drop=True)
@@ -179,7 +199,7 @@ def test_regions_and_importance_of_a_simulated_study(command, tmp_path):
     assert "| early | V1, V2, V3 |" in markdown
     assert (outputs / "regions" / "small" / "regions.png").stat().st_size > 5000
 
-    code, text = command("scripts/regions.py", run, sets, "regions.method=mask", "name=masked")
+    code, text = command("scripts/regions.py", run, sets, "regions.method=mask", "name=masked", "reconstructor=[]")
     assert code == 0, text
     masked = pd.read_parquet(outputs / "regions" / "masked" / "regions.parquet")
     whole = masked[(masked["region"] == "all") & (masked["of"] == "embeddings")]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import EpochSampler
+from brain2img.data.once import KeptTrials
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 
 
@@ -64,15 +65,15 @@ class PairedSampler(EpochSampler):
 
 
 class _PairedTrials(Dataset):
-    def __init__(self, target: BrainData, sources: BrainData) -> None:
-        self.target, self.sources = target, sources
+    def __init__(self, target: BrainData, sources: BrainData, *, kept: KeptTrials | None) -> None:
+        self.target, self.sources, self.kept = target, sources, kept
         self.items = target.single_trials("train").reset_index(drop=True)
         rows = sources.single_trials("train")
         self.rows = {s: group["trial_ids"].tolist() for s, group in rows.groupby("subject", sort=False)}
 
     def __getitem__(self, chosen: tuple[list[int], str, list[int]]) -> PairedBatch:
         places, source, others = chosen
-        batch = self.target.batch(self.items.iloc[places])
+        batch = self.target.batch(self.items.iloc[places], kept=self.kept)
         x = self.sources.signals(source, [self.rows[source][i] for i in others])
         return PairedBatch(signals=batch.signals, rows=batch.rows, stimulus_ids=batch.stimulus_ids,
                            targets=batch.targets, sources={source: torch.from_numpy(x)})
@@ -102,12 +103,23 @@ class PairedData:
         """Whether the new subject has validation trials."""
         return self.target.has_validation
 
-    def train_loader(self, *, batch_size: int, seed: int) -> DataLoader:
-        """Return shuffled `PairedBatch` batches of the new subject's training trials."""
-        trials = _PairedTrials(self.target, self.sources)
+    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
+        """Return shuffled `PairedBatch` batches of the new subject's training trials, their signals as `kept` has them.
+
+        Those of the known subjects are read anew: they go through the adapters of another decoder.
+        """
+        trials = _PairedTrials(self.target, self.sources, kept=kept)
         sampler = PairedSampler(len(trials.items), batch_size=batch_size, seed=seed,
                                 sources={s: len(rows) for s, rows in trials.rows.items()})
         return DataLoader(trials, sampler=sampler, batch_size=None, num_workers=0)
+
+    def signals(self, subject: str, trial_ids: list[list[int]]) -> np.ndarray:
+        """Return signals of the new subject; see `BrainData.signals`."""
+        return self.target.signals(subject, trial_ids)
+
+    def training_targets(self, space: str) -> np.ndarray:
+        """Return the embeddings of the new subject's training stimuli; see `BrainData.training_targets`."""
+        return self.target.training_targets(space)
 
     def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
         """Return batches of the new subject alone; see `BrainData.eval_loader`."""

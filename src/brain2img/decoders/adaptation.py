@@ -56,6 +56,7 @@ def take_over(decoder: DeepDecoder, weights: Mapping[str, Tensor], *, subject: s
     check_weights(shared, got, what=what,
                   cure="Adapt with the encoder, heads and spaces that the run was trained with.")
     decoder.module.load_state_dict({**decoder.module.state_dict(), **got})
+    decoder.observes = False  # statistics of true embeddings are taken over, too: the joint prior's weights fit those
     return {"fresh": fresh, "taken_over": sorted(got), "left_out": sorted(others & set(weights))}
 
 
@@ -92,18 +93,24 @@ def restrict(decoder: DeepDecoder, *, subject: str, mode: str, frozen: str = "ev
     Raises
     ------
     ValueError
-        If `mode` or `frozen` is none of these.
+        If `mode` or `frozen` is none of these, or nothing would be trained.
     """
     for name, got, choices in (("mode", mode, MODES), ("frozen", frozen, FROZEN)):
         if got not in choices:
             raise ValueError(f"adapt, {name}: expected one of {choices}, got {got!r}. Set {name}= to one of these.")
     own = set(own_names(decoder, subject))
     for name, parameter in decoder.module.named_parameters():
-        parameter.requires_grad_(mode == "full" or name in own)
+        # what is never trained (frequencies in MindEye's prior) is not trained here either
+        parameter.requires_grad_(parameter.requires_grad and (mode == "full" or name in own))
+    named = list(decoder.module.named_parameters())
+    if not any(p.requires_grad for _, p in named):
+        raise ValueError(f"adapt, mode={mode}: expected parts of subject {subject!r} alone to train, got none: "
+                         f"{type(decoder.module.adapter).__name__} shares everything between subjects. Set mode=full.")
     decoder.module.train()
     if frozen == "eval":
         _settle(decoder.module)
-    named = list(decoder.module.named_parameters())
+        for _, _, loss in decoder.module.named_losses():
+            loss.training = True  # a frozen prior's loss draws new noise in every step, as in any training
     return {"trained": [n for n, p in named if p.requires_grad], "frozen": [n for n, p in named if not p.requires_grad]}
 
 

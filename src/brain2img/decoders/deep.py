@@ -69,6 +69,7 @@ class DeepDecoder(Decoder):
             for loss in head.losses.values():
                 cast(Loss, loss).prepare(head.spec)
         self.settings, self.seed = TrainingSettings.of(training), seed
+        self.observes = True  # whether losses look at the true embeddings before training; see `take_over`
         self._facts: dict[str, Any] = {}  # epoch and score of the weights
         self.module = DeepModule(adapter=adapter, encoder=encoder, heads=heads, augmentation=augmentation,
                                  settings=self.settings, seed=seed)
@@ -91,7 +92,7 @@ class DeepDecoder(Decoder):
         validation = data.eval_loader("val", batch_size=CHUNK) if data.has_validation else None
         if validation is None and settings.patience is not None:
             log.warning("trainer.patience is skipped: this split has no validation trials")
-        for _, head, loss in self.module.named_losses():
+        for _, head, loss in self.module.named_losses() if self.observes else ():
             loss.observe(lambda space=head.space: data.training_targets(space))  # type: ignore[misc]
         resumed = self._resume(last)
         if resumed is None or not (resumed["stopped"] or resumed["epoch"] + 1 >= settings.max_epochs):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from brain2img.decoders.training import TrainingSettings, seed_epoch
 from brain2img.interfaces import Augmentation, Encoder, Head, SubjectAdapter
-from brain2img.losses import Loss
+from brain2img.losses import Loss, PriorLoss
 from brain2img.records import BrainBatch, Features
 
 
@@ -56,7 +56,7 @@ class DeepModule(LightningModule):
         self._generator = torch.Generator()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._validated: list[tuple[Tensor, Tensor, list[str]]] = []
+        self._validated: dict[str, list[tuple[Tensor, Tensor, list[str]]]] = {}
 
     def forward(self, batch: BrainBatch) -> tuple[dict[str, Tensor], dict[str, Features]]:
         """Return head -> ``(B, *shape)``, and subject -> the adapter's features."""
@@ -101,17 +101,21 @@ class DeepModule(LightningModule):
 
     def _head_losses(self, outputs: Mapping[str, Tensor], batch: BrainBatch,
                      soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the terms by name, unweighted, and their weighted sum."""
+        """Return the terms by name, unweighted, and their weighted sum; see `TrainingSettings.random_balance`."""
         same = shared_stimuli(batch.stimulus_ids, device=self.device)
-        terms, total = {}, torch.zeros((), device=self.device)
+        terms, totals = {}, {part: torch.zeros((), device=self.device) for part in ("prior", "other")}
         with torch.autocast(self.device.type, enabled=False):
             for name, head, loss in self.named_losses():
                 if loss.active:
                     value = loss(outputs[name.split("/")[0]], batch.targets[head.space], soft_targets=soft_targets,
                                  same=same)
                     terms[name] = value
-                    total = total + loss.weight * value
-        return terms, total
+                    part = "prior" if isinstance(loss, PriorLoss) else "other"
+                    totals[part] = totals[part] + loss.weight * value
+        if self.settings.random_balance and self.training:
+            first, second = torch.randn(2, generator=self._generator).softmax(dim=0).tolist()
+            return terms, first * totals["prior"] + second * totals["other"]
+        return terms, totals["prior"] + totals["other"]
 
     def _synthetic_losses(self, batch: BrainBatch, features: Mapping[str, Features],
                           soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor | float]:
@@ -178,9 +182,15 @@ class DeepModule(LightningModule):
         outputs, _ = self(batch)
         terms, total = self._head_losses(outputs, batch, None)
         self._note("val", {**terms, "loss": total}, len(batch))
-        name, head = next((n, h) for n, h in self.named_heads() if h.prediction)
-        self._validated.append((outputs[name].flatten(1).float().cpu(), batch.targets[head.space].flatten(1).cpu(),
-                                batch.stimulus_ids))
+        for key, (name, head) in self._ranked_heads().items():
+            self._validated.setdefault(key, []).append((
+                outputs[name].flatten(1).float().cpu(), batch.targets[head.space].flatten(1).cpu(), batch.stimulus_ids))
+
+    def _ranked_heads(self) -> dict[str, tuple[str, Head]]:
+        """Return name in the log -> head whose retrieval is validated: the first prediction, and what is monitored."""
+        found = {"val/top1": next((name, head) for name, head in self.named_heads() if head.prediction)}
+        return found | {key: (name, head) for name, head in self.named_heads()
+                        if (key := f"val/{name}/top1") == self.settings.monitor}
 
     def _note(self, split: str, values: Mapping[str, Tensor], n: int) -> None:
         for name, value in values.items():
@@ -191,11 +201,10 @@ class DeepModule(LightningModule):
     def pop_metrics(self) -> dict[str, float]:
         """Return the means since the last call, with ``val/top1`` where there was a validation."""
         row = {name: (value / self._counts[name]).item() for name, value in self._sums.items()}
-        if self._validated:
-            predicted, target = (torch.cat(parts) for parts in ([v[0] for v in self._validated],
-                                                               [v[1] for v in self._validated]))
-            row["val/top1"] = retrieval_top1(predicted, target, [name for part in self._validated for name in part[2]])
-        self._sums, self._counts, self._validated = {}, {}, []
+        for key, parts in self._validated.items():
+            predicted, target = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            row[key] = retrieval_top1(predicted, target, [name for part in parts for name in part[2]])
+        self._sums, self._counts, self._validated = {}, {}, {}
         return row
 
     def transfer_batch_to_device(self, batch: BrainBatch, device: torch.device, dataloader_idx: int) -> BrainBatch:

@@ -51,7 +51,11 @@ class TrainingSettings:
     ema
         Decay of the averaged weights, in (0, 1), or None for none. They are what is validated and kept.
     monitor
-        "val/top1" or the name of a validation loss; chooses ``best.ckpt`` and stops early.
+        "val/top1" (retrieval by the first head that is a prediction), "val/<head>/top1" or the name of a validation
+        loss; chooses ``best.ckpt`` and stops early.
+    random_balance
+        Multiply two sums, the losses of joint priors and all others of the heads, by softmax(randn(2)) in every step of
+        training (STTM, arXiv:2403.06361).
     patience
         Validations without improvement before stopping, or None.
     check_val_every
@@ -71,6 +75,7 @@ class TrainingSettings:
     accumulate: int = 1
     gradient_clip: float | None = None
     ema: float | None = None
+    random_balance: bool = False
     monitor: str = "val/loss"
     patience: int | None = None
     check_val_every: int = 1

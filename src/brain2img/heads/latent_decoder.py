@@ -19,8 +19,8 @@ class LatentDecoder(Head):
 
     MindEye (Scotti et al., NeurIPS 2023, arXiv:2305.18274): a model of its own, Linear (no bias) onto 64 x 16 x 16,
     then 64 -> 4 channels, 64 x 64, widths 64, 128, 256. MindEye2 (arXiv:2403.11207): a branch on the shared trunk,
-    Linear onto 64 x 7 x 7, Dropout 0.3, then 4 x 28 x 28, widths 32, 64, 128. The decoder is `diffusers`' VAE
-    ``Decoder`` with one layer a block.
+    Linear onto 64 x 7 x 7, Dropout 0.3, then 4 x 28 x 28, widths 32, 64, 128. STTM (arXiv:2403.06361): as MindEye, on
+    the low-level state of its encoder. The decoder is `diffusers`' VAE ``Decoder`` with one layer a block.
 
     Always in single precision, whatever the precision of the training: this is where published runs in half precision
     got NaN. Left out: the auxiliary tokens of 512 values (three 1 x 1 convolutions on the map; 559,616 weights), which
@@ -46,6 +46,8 @@ class LatentDecoder(Head):
         On the map.
     bias
         Of the linear layer.
+    state
+        Which of the L hidden states it reads; None for all.
 
     Raises
     ------
@@ -55,7 +57,7 @@ class LatentDecoder(Head):
 
     def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
                  prediction: bool = True, widths: Sequence[int] = (64, 128, 256), map_channels: int = 64,
-                 dropout: float = 0.0, bias: bool = True) -> None:
+                 dropout: float = 0.0, bias: bool = True, state: int | None = None) -> None:
         from diffusers.models.autoencoders.vae import Decoder
 
         super().__init__()
@@ -66,7 +68,9 @@ class LatentDecoder(Head):
         self.space, self.prediction, self.spec = space, prediction, spec
         self.losses = nn.ModuleDict(losses)
         self.map_shape = (map_channels, spec.shape[1] // factor, spec.shape[2] // factor)
-        self.linear = nn.Linear(hidden[0] * hidden[1], math.prod(self.map_shape), bias=bias)
+        self.state = state
+        self.linear = nn.Linear(hidden[1] if state is not None else hidden[0] * hidden[1], math.prod(self.map_shape),
+                                bias=bias)
         self.dropout, self.norm = nn.Dropout(dropout), nn.GroupNorm(1, map_channels)
         self.upsampler = Decoder(
             in_channels=map_channels, out_channels=spec.shape[0], up_block_types=("UpDecoderBlock2D",) * len(widths),
@@ -76,7 +80,8 @@ class LatentDecoder(Head):
         """Map ``(B, L, H)`` to ``(B, C, h, w)``; `done` is not needed."""
         kind = hidden.device.type
         with torch.autocast(kind if kind != "meta" else "cpu", enabled=False):
-            x = self.dropout(self.linear(hidden.float().flatten(1)))
+            read = hidden.flatten(1) if self.state is None else hidden[:, self.state]
+            x = self.dropout(self.linear(read.float()))
             return self.upsampler(self.norm(x.unflatten(1, self.map_shape)))
 
     @classmethod

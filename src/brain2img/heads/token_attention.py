@@ -41,6 +41,8 @@ class TokenAttention(Head):
         Attention heads.
     mlp_width
         Hidden width of the MLP.
+    state
+        Which of the L hidden states it reads; None for all.
 
     Raises
     ------
@@ -50,7 +52,7 @@ class TokenAttention(Head):
 
     def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
                  prediction: bool = True, token_width: int = 128, attention_width: int = 768, n_heads: int = 8,
-                 mlp_width: int = 1536) -> None:
+                 mlp_width: int = 1536, state: int | None = None) -> None:
         super().__init__()
         if len(spec.shape) > 2:
             raise ValueError(f"head of space {space!r}: expected tokens (N, D) or a vector (D,), got shape "
@@ -60,7 +62,8 @@ class TokenAttention(Head):
                              f"{attention_width} and {n_heads}. Correct the YAML of the head.")
         self.space, self.prediction, self.spec, self.n_heads = space, prediction, spec, n_heads
         self.losses = nn.ModuleDict(losses)
-        size = hidden[0] * hidden[1]
+        self.state = state
+        size = hidden[1] if state is not None else hidden[0] * hidden[1]
         self.n_tokens, self.width = (spec.shape if len(spec.shape) == 2 else (1, spec.shape[0]))
         self.token_width = token_width
         self.to_tokens = nn.Sequential(nn.LayerNorm(size), nn.GELU(), nn.Linear(size, self.n_tokens * token_width))
@@ -71,7 +74,8 @@ class TokenAttention(Head):
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map ``(B, L, H)`` to ``(B, *shape)``; `done` is not needed."""
-        tokens = self.to_tokens(hidden.flatten(1)).unflatten(1, (self.n_tokens, self.token_width))
+        read = hidden.flatten(1) if self.state is None else hidden[:, self.state]
+        tokens = self.to_tokens(read).unflatten(1, (self.n_tokens, self.token_width))
         q, k, v = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
                    for part in self.to_qkv(self.norm(tokens)).chunk(3, dim=2))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

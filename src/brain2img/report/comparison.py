@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import logging
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PICTURES = {"two_way": "two-way", "pixcorr": "PixCorr"}
 """Scores of pictures that have a column each: metric -> head."""
+TITLE = 60
+"""Characters in a line of a panel's title."""
 
 
 @dataclass
@@ -51,6 +55,8 @@ class Group:
         Row-level headline scores of every line, in their order.
     known
         Paired difference of every line to the baseline of its own scores folder, where there is one.
+    prepared
+        What tells the prepared study from another of its name among the groups; "" where there is none.
     """
 
     study: str
@@ -59,13 +65,15 @@ class Group:
     lines: list[dict[str, Any]] = field(default_factory=list)
     scores: list[pd.DataFrame | None] = field(default_factory=list)
     known: list[dict[str, Any] | None] = field(default_factory=list)
+    prepared: str = ""
 
     @property
     def title(self) -> str:
         """Study, score and repetitions in words."""
         head, about = column_label(self.column)
         many = f"{self.repetitions} repetitions averaged" if self.repetitions > 1 else "single trials"
-        return f"{self.study}: {head}{f' {about}' if about else ''}, {many}"
+        study = f"{self.study} ({self.prepared})" if self.prepared else self.study
+        return f"{study}: {head}{f' {about}' if about else ''}, {many}"
 
 
 def compare(found: Sequence[tuple[Results, Member]], *, parameters: Mapping[tuple[str, str], int | None],
@@ -109,8 +117,11 @@ def compare(found: Sequence[tuple[Results, Member]], *, parameters: Mapping[tupl
             **_pictures(results, member)})
         group.scores.append(_scores(results, member, column))
         group.known.append(results.difference(member.study, member.decoder, column=column))
+    titles = Counter(group.title for group in groups.values())
     for group in groups.values():
         _add_differences(group, baseline=baseline, seed=seed)
+        if titles[group.title] > 1:
+            group.prepared = f"prepared as {str(group.lines[0]['prepared']).rsplit('/', 1)[-1][:24]}"
     return list(groups.values())
 
 
@@ -280,10 +291,10 @@ def note(groups: Sequence[Group]) -> str:
 def figure(groups: Sequence[Group]) -> Any:
     """Draw the scores as dots with intervals, one panel a group; chance is dashed."""
     palette = colours([line["decoder"] for group in groups for line in group.lines])
-    sizes = [len(group.lines) for group in groups]
+    heights = [0.8 + 0.3 * len(group.lines) + 0.2 * len(textwrap.wrap(group.title, TITLE)) for group in groups]
     with styled():
-        drawn = new_figure(8.2, sum(0.9 + 0.3 * n for n in sizes))
-        axes = drawn.subplots(len(groups), 1, squeeze=False, height_ratios=[0.9 + 0.3 * n for n in sizes])[:, 0]
+        drawn = new_figure(8.2, sum(heights))
+        axes = drawn.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, group in zip(axes, groups, strict=True):
             scale = 100.0 if is_percent(group.column.metric) else 1.0
             for y, line in enumerate(group.lines):
@@ -299,7 +310,7 @@ def figure(groups: Sequence[Group]) -> Any:
                                                     for line in group.lines])
             ax.set_ylim(len(group.lines) - 0.5, -0.5)
             ax.grid(axis="y", visible=False)
-            ax.set_title(group.title)
+            ax.set_title(textwrap.fill(group.title, TITLE), fontsize=10)
             ax.set_xlabel(column_label(group.column)[0] + (" (%)" if scale == 100 else ""))
     return drawn
 

@@ -128,5 +128,10 @@ def _slices(values: np.ndarray, spec: SignalSpec) -> Figure:
             cut_coords=cuts.tolist(), figure=figure, colorbar=True, cmap="RdBu_r", vmin=-limit, vmax=limit,
             threshold=0.05 * limit, black_bg=False, annotate=False, draw_cross=False,
             resampling_interpolation="nearest")
-        display.annotate(size=8)
+        for cut in display.axes.values():  # room for the labels beside the voxels
+            (left, right), (bottom, top) = cut.ax.get_xlim(), cut.ax.get_ylim()
+            cut.ax.set(xlim=(1.1 * left - 0.1 * right, 1.1 * right - 0.1 * left),
+                       ylim=(1.25 * bottom - 0.25 * top, 1.25 * top - 0.25 * bottom))
+        display.annotate(size=7)
+    figure.axes[-1].set_yticks([-limit, 0, limit], [f"{-limit:.2g}", "0", f"{limit:.2g}"])
     return figure

@@ -61,9 +61,10 @@ class OpenCLIP(Space):
     def __init__(self, *, model: str, pretrained: str | None = None, seed: int = 0, of: str = "image",
                  n_captions: int | None = None, normalise: bool = False, device: str = "auto",
                  name: str = "clip") -> None:
-        if of not in ("image", "text", "patches") or (of == "patches" and normalise):
-            raise ValueError(f"space {name!r}: expected of to be image, text or patches (not normalised), got {of!r} "
-                             f"with normalise={normalise}. Correct it.")
+        if of not in ("image", "text", "patches"):
+            raise ValueError(f"space {name!r}: expected of to be image, text or patches, got {of!r}. Correct it.")
+        if of == "patches" and normalise:
+            raise ValueError(f"space {name!r}: expected patches as they are, got normalise=true. Set normalise=false.")
         self.model_name, self.pretrained, self.seed = model, pretrained, seed
         self.of, self.n_captions, self.normalise, self.name = of, n_captions, normalise, name
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -67,13 +67,17 @@ class Counts:
         return {name: n for name, n in self.parameters.items() if name == path or name.startswith(f"{path}.")}
 
     def by_module(self, subjects: Sequence[str]) -> list[tuple[str, int, int]]:
-        """Return (module, subjects that have one of their own, parameters): parts of the adapter, trunk, each head."""
+        """Return (module, subjects that have one of their own, parameters).
+
+        The modules are the parts of the adapter, the trunk, each head, and each loss that has parameters.
+        """
         sums: Counter[str] = Counter()
         owners: dict[str, set[str]] = {}
         for name, n in self.parameters.items():
             parts = name.split(".")
             own = [part for part in parts if part in subjects]
             depth = 2 if parts[0] in ("adapter", "heads") and len(parts) > 2 else 1
+            depth = 4 if parts[2:3] == ["losses"] else depth
             key = ".".join(parts[:depth])
             sums[key] += n
             owners.setdefault(key, set()).update(own)

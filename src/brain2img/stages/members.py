@@ -29,7 +29,7 @@ def members(cfg: DictConfig) -> list[DictConfig]:
     ValueError
         If a run is given beside a collection, or no member is for a modality asked for.
     """
-    given = _given()
+    given = given_overrides()
     if not (cfg.get("members") or cfg.get("by_modality")):
         return [suited(adopt_run(cfg, given=given))]
     if cfg.get("run"):
@@ -47,13 +47,8 @@ def members(cfg: DictConfig) -> list[DictConfig]:
 
 def collection_name(cfg: DictConfig) -> str:
     """Return the name of a collection's folders: with ``study=...`` and no ``name=...`` it says the study, too."""
-    given = [o.lstrip("+").partition("=")[0] for o in _given()]
+    given = [o.lstrip("+").partition("=")[0] for o in given_overrides()]
     return f"{cfg.name}_{build_study(cfg)[0].name}" if "study" in given and "name" not in given else str(cfg.name)
-
-
-def _given() -> list[str]:
-    """Return the overrides of the command line."""
-    return given_overrides()
 
 
 def _names(cfg: DictConfig, *, given: Sequence[str]) -> list[str]:

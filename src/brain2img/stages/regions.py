@@ -62,7 +62,7 @@ def regions(cfg: DictConfig) -> Path:
     folder = open_folder(root / "regions" / cfg.name, stage="regions", overwrite=cfg.overwrite,
                          inputs={run.folder.name: run.manifest["id"] for run in runs},
                          config={**settings, "metrics": plain(cfg.metric), "headline": plain(cfg.headline),
-                                 "reconstructor": plain(cfg.reconstructor), "prior": plain(cfg.get("prior")),
+                                 "reconstructor": plain(cfg.get("reconstructor")), "prior": plain(cfg.get("prior")),
                                  "n_stimuli": cfg.reconstruct.n_stimuli, "seed": cfg.seed})
     if folder.finished:
         log.info("regions: finished already (%s)", folder.path)
@@ -77,7 +77,7 @@ def regions(cfg: DictConfig) -> Path:
         else:
             _trained(member, runs, patterns, ridge=settings["ridge"] if method == "ridge" else None)
             predict(member)
-        if settings["reconstruct"] and plain(cfg.reconstructor):
+        if settings["reconstruct"] and plain(cfg.get("reconstructor")):
             if member.get("prior"):
                 fit_prior(member)
             reconstruct(member)
