@@ -327,6 +327,11 @@ class Maker(Part):
 class Reconstructor(Maker):
     """Embeddings -> images."""
 
+    @property
+    def fits(self) -> bool:
+        """Whether `fit` does something: what is made then depends on the fold."""
+        return type(self).fit is not Reconstructor.fit
+
     def fit(self, embeddings: Mapping[str, np.ndarray], stimuli: Stimuli) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)``, and N pictures, lazy; nothing by default."""
         return
@@ -341,6 +346,11 @@ class Reconstructor(Maker):
 
 class Captioner(Maker):
     """Embeddings -> text."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether `fit` does something: what is made then depends on the fold."""
+        return type(self).fit is not Captioner.fit
 
     def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""

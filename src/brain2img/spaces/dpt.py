@@ -79,7 +79,25 @@ class DPTStates(Space):
 
     def uid(self) -> str:
         """Return the identity of weights and output."""
-        return digest(["dpt", identity(self.model), self.stage, self.size if self.stage is None else None])
+        return self._uid(self.stage)
+
+    def _uid(self, stage: int | None) -> str:
+        return digest(["dpt", identity(self.model), stage, self.size if stage is None else None])
+
+    def check_states(self, states: Sequence[EmbeddingSpec]) -> None:
+        """Refuse what `depth` cannot use: it wants the four states of this model in their order.
+
+        Raises
+        ------
+        ValueError
+            If they are not these.
+        """
+        known = {self._uid(stage): stage for stage in range(4)}
+        got = [known.get(spec.uid) for spec in states]
+        if got != [0, 1, 2, 3]:
+            raise ValueError(f"depth of hidden states: expected stages 0, 1, 2, 3 of {self.model}, got stages {got} "
+                             f"(None: not of this model) in spaces {[spec.name for spec in states]}. Correct "
+                             "depth_spaces, or decode these spaces.")
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return states ``(n, L, D)`` or depth maps ``(n, 1, size, size)`` (near is high), float32."""
