@@ -314,23 +314,17 @@ class Maker(Part):
         return ""
 
     def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
-        """Refuse embeddings (space -> spec) that the weights were not trained on, before any work.
-
-        Raises
-        ------
-        ValueError
-            If a space's uid or shape is another one than in training.
-        """
+        """Raise ValueError where a space -> spec is not what the weights were trained on (uid, shape)."""
         return
+
+    @property
+    def fits(self) -> bool:
+        """Whether its `fit` does something: what is made then depends on the fold."""
+        return getattr(type(self), "fit", None) not in (Reconstructor.fit, Captioner.fit)
 
 
 class Reconstructor(Maker):
     """Embeddings -> images."""
-
-    @property
-    def fits(self) -> bool:
-        """Whether `fit` does something: what is made then depends on the fold."""
-        return type(self).fit is not Reconstructor.fit
 
     def fit(self, embeddings: Mapping[str, np.ndarray], stimuli: Stimuli) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)``, and N pictures, lazy; nothing by default."""
@@ -346,11 +340,6 @@ class Reconstructor(Maker):
 
 class Captioner(Maker):
     """Embeddings -> text."""
-
-    @property
-    def fits(self) -> bool:
-        """Whether `fit` does something: what is made then depends on the fold."""
-        return type(self).fit is not Captioner.fit
 
     def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""
