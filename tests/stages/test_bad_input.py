@@ -72,7 +72,7 @@ def test_a_stage_before_its_turn(command, digits):
 
 
 def test_unknown_space(command):
-    refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, clip_small",
+    refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, blip, clip_small",
             "got 'clap'")
     refused(command("scripts/pipeline.py", "experiment=demos"), "experiment: expected some of demo, demo/eeg_atm")
     refused(command("scripts/caption.py", "captioner=[parrot]"), "captioner: expected some of nearest_caption")
