@@ -100,7 +100,8 @@ class DeepDecoder(Decoder):
                 log.info("%s: going on after epoch %d", folder.name, resumed["epoch"] + 1)
                 loader.sampler.set_epoch(resumed["epoch"] + 1)  # Lightning opens the loader before it says the epoch
             with own_randomness(), _quiet():
-                trainer = self._trainer([c for c in (averaged, history, Progress(history, monitor=settings.monitor), keeper) if c is not None])
+                shown = Progress(history, monitor=settings.monitor)
+                trainer = self._trainer([c for c in (averaged, history, shown, keeper) if c is not None])
                 try:
                     trainer.fit(self.module, loader, validation, ckpt_path=last if resumed is not None else None,
                                 weights_only=True)
