@@ -11,11 +11,11 @@
   by the weight, and by the input where it has a gradient, for every nn.Linear, as hooks find them in the real step;
   attention and convolutions are not among them), and a bare torch.optim.AdamW(fused=True) step on the same parameters.
 
-A model is a process of its own. In it step and floor take turns, and medians are compared; the first two turns do not
-count. Peak memory is VmHWM of the process. A model at published size needs about 17 bytes a parameter, and is left out
-where that is not free. Where other work shares the machine, OMP_NUM_THREADS=1 with --clock cpu counts the seconds that
-the process ran rather than those that passed. --plain trains as before issue 5: AdamW's default loop, and clipping that
-always writes.
+A model is a process of its own. In it step and floor take turns; step / floor is the median over turns, of which the
+first two do not count. Peak memory is VmHWM of the process. A model at published size needs about 17 bytes a parameter,
+and is left out where that is not free. Where other work shares the machine, OMP_NUM_THREADS=1 with --clock cpu counts
+the seconds that the process ran rather than those that passed. --plain trains with AdamW's default loop, and clipping
+that always writes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9, help="that are measured")
     parser.add_argument("--batch-size", type=int, help="trials; by default that of the experiment")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--plain", action="store_true", help="train as before issue 5, to see what it was worth")
+    parser.add_argument("--plain", action="store_true", help="AdamW and clipping as they come")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--task", help=argparse.SUPPRESS)  # one measurement, in its own process
     options = parser.parse_args()
