@@ -187,7 +187,7 @@ def test_regions_and_importance_of_a_simulated_study(command, tmp_path):
     assert code == 0, text
     table = pd.read_parquet(outputs / "regions" / "small" / "regions.parquet")
     scores = table[(table["subject"] == "mean") & (table["direction"] == "image_from_brain") & (table["metric"] ==
-                   "two_way") & (table["of"] == "embeddings")].set_index(["space", "region"])
+                   "top1") & (table["of"] == "embeddings")].set_index(["space", "region"])
     assert set(table["region"]) == {"early", "late", "all"}
     assert scores.loc[("pixels", "early"), "low"] > scores.loc[("pixels", "late"), "high"]
     assert scores.loc[("attributes", "late"), "value"] > scores.loc[("attributes", "early"), "value"]
