@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 export MPLBACKEND := Agg
+# processes that run the tests, each with one thread
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-slow lint clean install
 
@@ -18,10 +21,10 @@ demo: $(STAMP)
 	$(BIN)/python scripts/pipeline.py experiment=demo
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not weights and not slurm"
+	$(PYTEST) -m "not slow and not gpu and not weights and not slurm"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not gpu and not weights and not slurm"
+	$(PYTEST) -m "slow and not gpu and not weights and not slurm"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,8 +2,7 @@
 
 Shape letters, used in every docstring of the project: ``B`` trials, ``B_s`` trials of one subject, ``C`` channels
 (sensors, voxels, ROIs), ``T`` samples or TRs, ``F`` shared features, ``L`` tokens, ``H`` hidden width, ``D`` embedding
-width, ``K`` subject tokens, ``N`` gallery size. ``F`` and ``T`` are the axes of the encoder's grid, not necessarily
-sensors and time.
+width, ``K`` subject tokens, ``N`` gallery size. ``F`` and ``T``: axes of the encoder's grid, not sensors and time.
 
 Every class that a YAML names has a classmethod ``tiny()`` that returns a ready, small instance: the contract tests run
 on it. A part is one file with one class and one YAML with its ``_target_``; there is no other registry.
@@ -12,7 +11,7 @@ on it. A part is one file with one class and one YAML with its ``_target_``; the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,8 +35,8 @@ class Part(ABC):
         """Return a small instance."""
 
 
-class Study(ABC):
-    """Turns the raw files of one study into a prepared folder."""
+class Study(Part):
+    """Turns the raw files of one study into a prepared folder; `prepare` of its `tiny()` takes about a second."""
 
     name: str
     """Name of the study: the folder under ``outputs/prepared`` and the ``study`` of every score."""
@@ -68,11 +67,6 @@ class Study(ABC):
     def raw_id(self, raw: Path | None) -> str:
         """Return an identity of the raw files that does not depend on where they lie ("" where there are none)."""
         return ""
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return an instance whose `prepare` takes about a second."""
 
 
 class Space(Part):
@@ -117,16 +111,24 @@ class Augmentation(Part):
             subject's trials (MixCo), or None where every trial keeps its own target.
         """
 
+    def begin_epoch(self, epoch: int, n_epochs: int) -> None:
+        """Set what depends on the epoch (0 is the first of `n_epochs`), and on nothing else; nothing by default."""
+        return
 
-class SubjectAdapter(ABC, nn.Module):
+
+class SubjectAdapter(Part, nn.Module):
     """Absorbs what differs between subjects: ``(B_s, C_s, T_s)`` -> grid ``(B_s, F, T)``.
 
     Constructors take ``(*, specs: Mapping[str, SignalSpec], grid: Grid, ...)``: the first two come from the data and
-    from the encoder, the rest from the YAML.
+    from the encoder, the rest from the YAML. That of `tiny()` knows two subjects, "sub-01" and "sub-02".
     """
 
     specs: Mapping[str, SignalSpec]
     grid: Grid
+    synthetic: float = 0.0
+    """Weight of the heads' losses on `synthetic_trials`."""
+    has_fixed_part: bool = False
+    """Whether `once` does something: training then does it once per trial, where no augmentation comes before it."""
 
     @abstractmethod
     def forward(self, x: Tensor, subject: str | None) -> Features:
@@ -144,6 +146,26 @@ class SubjectAdapter(ABC, nn.Module):
         """Return named losses of the adapter itself (reconstruction, cycle); none by default."""
         return {}
 
+    def adaptation_losses(self, known: Mapping[str, Features], subject: str) -> dict[str, Tensor]:
+        """Return named losses of a new subject's parts on trials of known ones (cycle); none by default.
+
+        Parameters
+        ----------
+        known
+            Known subject -> the features of some of its trials, from the adapter trained with it; without gradient.
+        subject
+            The new subject.
+        """
+        return {}
+
+    def once(self, x: Tensor, subject: str) -> Tensor:
+        """Return `x` after the first part of `forward`, which has no parameters; `forward` takes both."""
+        return x
+
+    def synthetic_trials(self, batch: BrainBatch, features: Mapping[str, Features]) -> tuple[Features, Tensor] | None:
+        """Return features of trials made up for training, and the place in `batch` of each one's stimulus; or None."""
+        return None
+
     @abstractmethod
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """Return the parameters that belong to this subject alone."""
@@ -151,11 +173,6 @@ class SubjectAdapter(ABC, nn.Module):
     @abstractmethod
     def add_subject(self, spec: SignalSpec) -> None:
         """Add fresh parameters for a new subject."""
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> Self:
-        """Return a small instance for two subjects "sub-01" and "sub-02"."""
 
 
 class Encoder(Part, nn.Module):
@@ -226,6 +243,10 @@ class Decoder(ABC):
             If anything is missing, unexpected or of another shape, with the full list.
         """
 
+    def joint_priors(self) -> dict[str, Prior]:
+        """Return space -> the prior that was trained jointly with this decoder; none by default."""
+        return {}
+
 
 class Prior(Part):
     """Moves decoded embeddings onto the manifold of the space."""
@@ -257,10 +278,21 @@ class Prior(Part):
         Each row draws from its own one of the n `generators`, so that it does not matter which rows come together.
         """
 
+    def start(self, shape: tuple[int, ...]) -> nn.Module:
+        """Make and return the network that a deep decoder trains jointly, for embeddings of this shape."""
+        raise self._not_joint()
+
+    def observe(self, targets: Callable[[], np.ndarray]) -> None:
+        """Look at the true embeddings ``(n, *shape)`` of a joint training before it begins; nothing by default."""
+        return
+
     def training_loss(self, context: Tensor, target: Tensor, *, generator: Generator) -> Tensor:
         """Return the loss by which a deep decoder trains this prior jointly."""
-        raise ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
-                         "Fit it with the fit_prior stage.")
+        raise self._not_joint()
+
+    def _not_joint(self) -> ValueError:
+        return ValueError(f"{type(self).__name__}: expected a prior that can be trained jointly, got one that cannot. "
+                          "Fit it with the fit_prior stage.")
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -282,19 +314,13 @@ class Maker(Part):
         return ""
 
     def check(self, specs: Mapping[str, EmbeddingSpec]) -> None:
-        """Refuse embeddings that the weights were not trained on, before any work; nothing to refuse by default.
-
-        Parameters
-        ----------
-        specs
-            Space -> what the class will be given; holds every space of `needs`.
-
-        Raises
-        ------
-        ValueError
-            If a space's uid or shape is another one than in training.
-        """
+        """Raise ValueError where a space -> spec is not what the weights were trained on (uid, shape)."""
         return
+
+    @property
+    def fits(self) -> bool:
+        """Whether its `fit` does something: what is made then depends on the fold."""
+        return getattr(type(self), "fit", None) not in (Reconstructor.fit, Captioner.fit)
 
 
 class Reconstructor(Maker):
@@ -306,14 +332,9 @@ class Reconstructor(Maker):
 
     @abstractmethod
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
-        """Map space -> ``(B, *shape)`` to images ``(B, 3, h, w)`` in [0, 1].
+        """Map space -> ``(B, *shape)`` float32, on the CPU, to images ``(B, 3, h, w)`` in [0, 1].
 
-        Parameters
-        ----------
-        embeddings
-            Space -> ``(B, *shape)`` float32, on the CPU.
-        generators
-            B sources of randomness, one for each image, so that no image depends on those beside it.
+        Each image draws from its own one of the B `generators`, so that it does not depend on those beside it.
         """
 
 

@@ -74,6 +74,25 @@ def activation(name: str | None) -> nn.Module:
     return ACTIVATIONS[name or "identity"]()
 
 
+def nonlinearity(name: str) -> nn.Module:
+    """Return the activation between layers.
+
+    Parameters
+    ----------
+    name
+        "gelu" or "silu".
+
+    Raises
+    ------
+    ValueError
+        If the name is another one.
+    """
+    known: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU}
+    if name not in known:
+        raise ValueError(f"activation: expected one of {sorted(known)}, got {name!r}. Correct it in the YAML.")
+    return known[name]()
+
+
 def check_weights(expected: Mapping[str, Any], got: Mapping[str, Any], *, what: str, cure: str = (
         "Use the configuration the weights were trained with (subjects, adapter, encoder, heads), or train under "
         "another name=....")) -> None:

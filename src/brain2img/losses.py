@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+
+from brain2img.interfaces import Prior
+from brain2img.records import EmbeddingSpec
+from brain2img.schedule import cosine_ramp, epochs_between
 
 MAX_SCALE = 100.0
 """Largest learned factor on the cosine, as in CLIP (Radford et al. 2021)."""
@@ -25,11 +31,40 @@ class Loss(ABC, nn.Module):
     ----------
     weight
         Factor in the sum of all terms; the value itself is logged without it.
+    start, stop
+        Shares of the epochs between which the term counts: from epoch ``int(start n)`` on, before ``int(stop n)``.
+
+    Attributes
+    ----------
+    active
+        Whether the term counts in the current epoch; inactive terms are neither computed nor logged.
     """
 
-    def __init__(self, *, weight: float = 1.0) -> None:
+    def __init__(self, *, weight: float = 1.0, start: float = 0.0, stop: float = 1.0) -> None:
         super().__init__()
-        self.weight = float(weight)
+        self.weight, self.start, self.stop = float(weight), float(start), float(stop)
+        epochs_between(start, stop, n_epochs=1)
+        self.active = start == 0
+
+    def prepare(self, spec: EmbeddingSpec) -> None:
+        """Learn, once and before anything else, what the embeddings are; nothing by default."""
+        return
+
+    def observe(self, targets: Callable[[], np.ndarray]) -> None:
+        """Look at the true embeddings ``(n, *shape)`` of training before it begins; nothing by default."""
+        return
+
+    def begin_epoch(self, epoch: int, n_epochs: int, *, generator: Generator) -> None:
+        """Set what depends on the epoch, and on nothing else: a resumed fit calls this alone.
+
+        Parameters
+        ----------
+        epoch, n_epochs
+            The epoch that begins (0 is the first), and how many there are.
+        generator
+            Source of randomness for this epoch, on the CPU.
+        """
+        self.active = epoch in epochs_between(self.start, self.stop, n_epochs=n_epochs)
 
     @abstractmethod
     def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
@@ -92,8 +127,8 @@ class InfoNCE(Loss):
     """
 
     def __init__(self, *, weight: float = 1.0, temperature: float = 0.07, learnable: bool = True,
-                 symmetric: bool = True, normalise: str = "both") -> None:
-        super().__init__(weight=weight)
+                 symmetric: bool = True, normalise: str = "both", start: float = 0.0, stop: float = 1.0) -> None:
+        super().__init__(weight=weight, start=start, stop=stop)
         if normalise not in ("both", "target", "legacy_atm"):
             raise ValueError(f"InfoNCE normalise: expected 'both', 'target' or 'legacy_atm', got {normalise!r}. "
                              "Correct it in the YAML of the head.")
@@ -143,15 +178,32 @@ class SoftCLIP(Loss):
     weight
         See `Loss`.
     temperature
-        Published: 0.005 (MindBridge), 0.004 to 0.0075 (MindEye).
+        A number (published: 0.005, MindBridge), or the first and the last of half a cosine over the epochs in which the
+        term counts (published: 0.004 to 0.0075, MindEye).
+    start, stop
+        See `Loss`.
+
+    Raises
+    ------
+    ValueError
+        If a temperature is not positive.
     """
 
-    def __init__(self, *, weight: float = 1.0, temperature: float = 0.005) -> None:
-        super().__init__(weight=weight)
-        if temperature <= 0:
+    def __init__(self, *, weight: float = 1.0, temperature: float | Sequence[float] = 0.005, start: float = 0.0,
+                 stop: float = 1.0) -> None:
+        super().__init__(weight=weight, start=start, stop=stop)
+        ramp = tuple(temperature) if isinstance(temperature, Sequence) else (temperature, temperature)
+        if len(ramp) != 2 or min(ramp) <= 0:
             raise ValueError(f"SoftCLIP temperature: expected a number above 0, got {temperature}. "
-                             "Correct it in the YAML of the head.")
-        self.temperature = temperature
+                             "Give one, or the two ends of a ramp, in the YAML of the head.")
+        self.ramp, self.temperature = ramp, ramp[0]
+
+    def begin_epoch(self, epoch: int, n_epochs: int, *, generator: Generator) -> None:
+        """See `Loss.begin_epoch`."""
+        super().begin_epoch(epoch, n_epochs, generator=generator)
+        if self.active:
+            epochs = epochs_between(self.start, self.stop, n_epochs=n_epochs)
+            self.temperature = cosine_ramp(*self.ramp, step=epoch - epochs.start, n_steps=len(epochs))
 
     def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
                 same: Tensor | None = None) -> Tensor:
@@ -198,3 +250,64 @@ class Cosine(Loss):
                 same: Tensor | None = None) -> Tensor:
         """See `Loss.forward`; the target of a mixed trial is the mixture of its targets."""
         return 1 - F.cosine_similarity(predicted.flatten(1).float(), _mixed(target, soft_targets), dim=1).mean()
+
+
+class L1(Loss):
+    """Mean absolute error over all values; of VAE latents, MindEye weighs it with 1 / 0.18215 (MindEye2: 0.5)."""
+
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """See `Loss.forward`; the target of a mixed trial is the mixture of its targets."""
+        return F.l1_loss(predicted.flatten(1).float(), _mixed(target, soft_targets))
+
+
+class PriorLoss(Loss):
+    """A diffusion prior trained jointly with the decoder: its loss, conditioned on what the head decodes.
+
+    MindEye (Scotti et al. 2023, arXiv:2305.18274) and MindEye2 (arXiv:2403.11207). The weights of the prior are part
+    of this module, hence of the decoder: its optimizer, its averaged weights, its checkpoints.
+    ``prior_fit.source=joint`` takes them out of the run. As published the target of a mixed trial (MixCo) is that of
+    the trial itself, not a mixture: averages of embeddings are what the prior is there to avoid. In validation the
+    noise is always the same.
+
+    Parameters
+    ----------
+    prior
+        What is trained; usually ``${prior}``, the prior of the experiment.
+    weight
+        Published: 30.
+    start, stop
+        See `Loss`.
+
+    Raises
+    ------
+    ValueError
+        If there is no prior.
+    """
+
+    def __init__(self, *, prior: Prior | None, weight: float = 30.0, start: float = 0.0, stop: float = 1.0) -> None:
+        super().__init__(weight=weight, start=start, stop=stop)
+        if prior is None:
+            raise ValueError("PriorLoss: expected a prior to train jointly with the decoder, got none. Choose "
+                             "prior=mindeye, or take the term out of the losses of the head.")
+        self.prior = prior
+        self._generator = Generator()
+
+    def prepare(self, spec: EmbeddingSpec) -> None:
+        """Make the prior's network for embeddings of this shape."""
+        self.model = self.prior.start(spec.shape)
+
+    def observe(self, targets: Callable[[], np.ndarray]) -> None:
+        """See `Loss.observe`."""
+        self.prior.observe(targets)
+
+    def begin_epoch(self, epoch: int, n_epochs: int, *, generator: Generator) -> None:
+        """See `Loss.begin_epoch`."""
+        super().begin_epoch(epoch, n_epochs, generator=generator)
+        self._generator = generator
+
+    def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
+                same: Tensor | None = None) -> Tensor:
+        """See `Loss.forward`."""
+        generator = self._generator if self.training else Generator().manual_seed(0)
+        return self.prior.training_loss(predicted.float(), target.float(), generator=generator)

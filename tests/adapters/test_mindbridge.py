@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from brain2img.adapters.mindbridge import MindBridge
+from brain2img.adapters.mindbridge import MindBridge, Pooling
 from brain2img.layers import Bottleneck
 from brain2img.records import BrainBatch, Grid, SignalSpec
 
@@ -28,14 +29,40 @@ def test_published_sizes_have_the_published_numbers_of_parameters():
     assert shapes["builder.1.3.up_proj.bias"] == (8192,)
 
 
-def test_pooling_has_the_published_windows_and_stretches_short_signals():
-    adapter = MindBridge.tiny()
-    x = torch.randn(3, 50, 1)
-    windows = [(math.floor(k * 50 / 32), math.ceil((k + 1) * 50 / 32)) for k in range(32)]
-    torch.testing.assert_close(adapter.pooled(x), torch.stack([x[:, a:b, 0].amax(1) for a, b in windows], dim=1))
-    assert adapter.pooled(torch.randn(3, 20, 1)).shape == (3, 32)
-    adapter.pool = "avg"
-    torch.testing.assert_close(adapter.pooled(x), torch.stack([x[:, a:b, 0].mean(1) for a, b in windows], dim=1))
+@pytest.mark.parametrize(("n_voxels", "size"), [(50, 32), (20, 32), (32, 32), (15724, 8192), (12682, 8192), (64, 32),
+                                                (70, 32), (500, 32)])
+def test_pooling_has_the_published_windows_and_stretches_short_signals(n_voxels, size):
+    x = torch.randn(3, n_voxels, 1)
+    windows = [(math.floor(k * n_voxels / size), math.ceil((k + 1) * n_voxels / size)) for k in range(size)]
+    pooled = Pooling(n_voxels, size, pool="max")(x)
+    assert torch.equal(pooled, F.adaptive_max_pool1d(x[..., 0], size))
+    assert torch.equal(pooled, torch.stack([x[:, a:b, 0].amax(1) for a, b in windows], dim=1))
+    torch.testing.assert_close(Pooling(n_voxels, size, pool="avg")(x),
+                               torch.stack([x[:, a:b, 0].mean(1) for a, b in windows], dim=1))
+
+
+@pytest.mark.parametrize("n_voxels", [50, 20])
+def test_linear_pooling_is_the_interpolation_of_numpy(n_voxels):
+    x = torch.randn(3, n_voxels, 1)
+    places = (np.arange(32) + 0.5) * n_voxels / 32 - 0.5
+    expected = np.stack([np.interp(places, np.arange(n_voxels), row) for row in x[..., 0].numpy()])
+    np.testing.assert_allclose(Pooling(n_voxels, 32, pool="linear")(x), expected, atol=1e-5)
+
+
+def test_the_windows_of_nsd_are_those_of_the_notes():
+    for n_voxels, of_three, of_two in ((15724, 7528, 664), (14278, 6084, 2108), (13039, 4846, 3346),
+                                       (12682, 4488, 3704)):
+        places = Pooling(n_voxels, 8192, pool="max").places
+        width = (places[-1] - places[0] + 1).bincount(minlength=4)
+        assert (width[3].item(), width[2].item()) == (of_three, of_two)
+
+
+def test_what_is_pooled_once_is_not_pooled_again():
+    adapter = MindBridge.tiny().eval()
+    x = torch.randn(4, 50, 1)
+    once = adapter.once(x, "sub-01")
+    assert once.shape == (4, 32, 1)
+    assert torch.equal(adapter(once, "sub-01").grid, adapter(x, "sub-01").grid)
 
 
 def test_bottleneck_starts_as_the_identity_and_learns():
@@ -52,7 +79,7 @@ def test_forward_and_auxiliary_losses_follow_the_formulas():
     assert {s: tuple(f.grid.shape) for s, f in features.items()} == {"sub-01": (5, 16, 1), "sub-02": (2, 16, 1)}
     batch = BrainBatch(signals=signals, rows={}, stimulus_ids=[])
     losses = adapter.auxiliary_losses(batch, features)
-    error = torch.cat([(adapter.builder[s](f.grid[..., 0]) - adapter.pooled(signals[s])).flatten()
+    error = torch.cat([(adapter.builder[s](f.grid[..., 0]) - adapter.pooled(signals[s], s)).flatten()
                        for s, f in features.items()])
     torch.testing.assert_close(losses["reconstruction"], error.square().mean())
     cycles = []
@@ -88,13 +115,47 @@ def test_parameters_belong_to_one_subject_and_subjects_can_be_added():
     assert adapter(torch.randn(2, 33, 1), "sub-03").grid.shape == (2, 16, 1)
 
 
+def test_synthesis_is_the_builder_of_one_after_the_embedder_of_the_other():
+    adapter = MindBridge.tiny().train()
+    x = torch.randn(4, 50, 1)
+    made = adapter.synthesise(x, source="sub-01", target="sub-02")
+    adapter.eval()
+    torch.testing.assert_close(made, adapter.builder["sub-02"](adapter(x, "sub-01").grid[..., 0]))
+    without = MindBridge(specs={"a": spec("a", 30)}, grid=Grid(8, 1), pool_size=16, reconstruction=0, cycle=0)
+    with pytest.raises(ValueError, match="expected builders for synthesis, got none"):
+        without.synthesise(torch.randn(1, 30, 1), source="a", target="a")
+
+
+def test_synthetic_trials_take_the_targets_of_the_trials_they_are_made_of():
+    adapter = MindBridge(specs={"a": spec("a", 30), "b": spec("b", 20), "c": spec("c", 25)}, grid=Grid(8, 1),
+                         pool_size=16, bottleneck=2, synthetic=0.5).eval()
+    batch = BrainBatch(signals={"a": torch.randn(3, 30, 1), "b": torch.randn(1, 20, 1), "c": torch.randn(2, 25, 1)},
+                       rows={"a": torch.tensor([5, 0, 2]), "b": torch.tensor([1]), "c": torch.tensor([4, 3])},
+                       stimulus_ids=list("uvwxyz"))
+    features = {s: adapter(x, s) for s, x in batch.signals.items()}
+    made, places = adapter.synthetic_trials(batch, features)
+    assert sorted(places.tolist()) == list(range(6))
+    for subject, rows in batch.rows.items():
+        mine = torch.stack([made.grid[places == row][0] for row in rows])
+        others = [adapter.embedder[other](adapter.synthesise(batch.signals[subject], source=subject, target=other))
+                  for other in "abc" if other != subject]
+        assert any(torch.allclose(mine[..., 0], other, atol=1e-6) for other in others)
+    adapter.train()
+    adapter.synthetic_trials(batch, features)[0].grid.sum().backward()
+    assert all(p.grad is None for p in adapter.builder.parameters())  # the made-up voxels are data
+    adapter.synthetic = 0.0
+    assert adapter.synthetic_trials(batch, features) is None
+
+
 def test_messages():
     adapter = MindBridge.tiny()
+    with pytest.raises(ValueError, match=r"subject 'sub-01': expected 50 voxels \(or 32 pooled\), got 40"):
+        adapter(torch.randn(2, 40, 1), "sub-01")
     with pytest.raises(ValueError, match=r"expected one of the subjects \['sub-01', 'sub-02'\], got None"):
         adapter(torch.randn(2, 50, 1), None)
     with pytest.raises(ValueError, match=r"subject 'x'.*T = 1.*got 7 samples"):
         adapter.add_subject(spec("x", 10, 7))
     with pytest.raises(ValueError, match="expected an encoder with a grid of one sample"):
         MindBridge(specs={}, grid=Grid(8, 5))
-    with pytest.raises(ValueError, match="expected pool 'max' or 'avg', got 'min'"):
+    with pytest.raises(ValueError, match="expected pool 'max', 'avg' or 'linear', got 'min'"):
         MindBridge(specs={}, grid=Grid(8, 1), pool="min")

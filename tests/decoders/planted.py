@@ -68,9 +68,12 @@ class PlantedData:
         return BrainBatch(signals=signals, rows=at, stimulus_ids=[row[1] for row in rows],
                           targets={"tiny": torch.from_numpy(np.stack([row[3] for row in rows]))})
 
-    def train_loader(self, *, batch_size, seed):
+    def train_loader(self, *, batch_size, seed, kept=None):
         sampler = EpochSampler(len(self.rows["train"]), batch_size=batch_size, seed=seed)
         return DataLoader(_Rows(self, "train", self.fail_after), sampler=sampler, batch_size=None)
+
+    def training_targets(self, space):
+        return self.batch("train", range(len(self.rows["train"]))).targets[space].numpy()
 
     def eval_loader(self, split, *, batch_size):
         return DataLoader(_Rows(self, split), sampler=chunks(len(self.rows[split]), batch_size), batch_size=None)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from planted import Killed, PlantedData, build
 
-from brain2img.decoders.deep import DeepDecoder, retrieval_top1, shared_stimuli
+from brain2img.decoders.deep import DeepDecoder
+from brain2img.decoders.module import retrieval_top1, shared_stimuli
 from brain2img.decoders.training import TrainingSettings
 from brain2img.heads.linear import LinearHead
 from brain2img.losses import MSE
@@ -151,6 +152,50 @@ def test_biases_and_norms_are_not_decayed():
     free = {names[id(p)] for p in groups[1]["params"]}
     assert {"heads.tiny.linear.bias", "encoder.mlp.0.1.weight", "heads.tiny.losses.nce.scale"} <= free
     assert not any(n.endswith("linear.weight") for n in free)
+
+
+def test_the_fused_step_with_clipping_is_the_plain_one():
+    ours, plain = (build(schedule="none", weight_decay=0.1).module for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    optimizer = ours.configure_optimizers()
+    assert all(group["fused"] for group in optimizer.param_groups)
+    assert not any(g["fused"] for g in build(schedule="none", precision="16-mixed").module.configure_optimizers()
+                   .param_groups)
+    reference = torch.optim.AdamW([{"params": [p for p in plain.parameters() if (p.ndim > 1) == decayed],
+                                    "weight_decay": 0.1 * decayed} for decayed in (True, False)],
+                                  lr=ours.settings.lr, foreach=False, fused=False)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1.0, 1e-4, 30.0):  # clipped, left alone, clipped
+        for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+            p.grad = size * torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        ours.configure_gradient_clipping(optimizer, gradient_clip_val=0.5)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_a_number_still_shows_after_clipping():
+    module = build(schedule="none").module
+    optimizer = module.configure_optimizers()
+    for p in module.parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    module.configure_gradient_clipping(optimizer, gradient_clip_val=1.0)
+    assert all(p.grad.isnan().all() for p in module.parameters())
+
+
+def test_norms_are_decayed_where_a_published_recipe_does_so():
+    groups = build(schedule="none", decay_norms=True).module
+    kinds = groups.configure_optimizers().param_groups
+    names = {id(p): n for n, p in groups.named_parameters()}
+    decayed, free = ({names[id(p)] for p in group["params"]} for group in kinds)
+    assert "encoder.mlp.0.1.weight" in decayed
+    assert {"encoder.mlp.0.1.bias", "heads.tiny.linear.bias", "heads.tiny.losses.nce.scale"} <= free
+    assert decayed | free == set(names.values())
 
 
 def test_save_and_load(tmp_path):

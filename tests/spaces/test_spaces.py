@@ -130,7 +130,7 @@ def test_open_clip_text_is_the_mean_over_captions(stimuli):
     spec = OpenCLIP(model="scenes_clip", of="text").spec(stimuli)
     assert (spec.n_views, spec.view_rule) == (2, "mean")
     assert len({OpenCLIP(model="scenes_clip", of=of).uid() for of in ("image", "text")}) == 2
-    with pytest.raises(ValueError, match="expected of to be image or text, got 'sound'"):
+    with pytest.raises(ValueError, match="expected of to be image, text or patches, got 'sound'"):
         OpenCLIP(model="scenes_clip", of="sound")
     bare = Stimuli(stimuli.table.assign(captions=[[]] * 6), stimuli.read_images)
     with pytest.raises(ValueError, match="expected captions of every stimulus, got a stimulus without"):

@@ -72,10 +72,10 @@ def test_a_stage_before_its_turn(command, digits):
 
 
 def test_unknown_space(command):
-    refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, clip_small",
+    refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, blip, clip_small",
             "got 'clap'")
     refused(command("scripts/pipeline.py", "experiment=demos"), "experiment: expected some of demo, demo/eeg_atm")
-    refused(command("scripts/caption.py", "captioner=[parrot]"), "captioner: expected some of nearest_caption")
+    refused(command("scripts/caption.py", "captioner=[parrot]"), "captioner: expected some of blip, git,")
     assert command("scripts/caption.py", "captioner=[]", "--cfg", "job")[0] == 0, "none at all is a choice"
 
 
@@ -110,12 +110,13 @@ def test_run_of_another_study(command, trained):
 def test_checkpoint_that_does_not_fit(command, trained):
     _, outputs = trained
     run = outputs / "train" / "digit69" / "ridge"
-    weights = run / "fold-0_seed-0" / "ridge_0.npy"
-    np.save(weights, np.zeros((5, 3), dtype=np.float32))
+    weights = run / "fold-0_seed-0" / "ridge_0_0" / "coefficients.npy"
+    assert np.load(weights).shape == (64, 31)
+    np.save(weights, np.zeros((3, 5), dtype=np.float32))
     refused(command("scripts/predict.py", f"run={run}"), "expected weights (31, 64) for subject 'sub-01'",
             "got (5, 3)")
     weights.write_bytes(weights.read_bytes()[:100])
-    refused(command("scripts/predict.py", f"run={run}"), "ridge_0.npy: expected a whole .npy array")
+    refused(command("scripts/predict.py", f"run={run}"), "ridge_0_0/coefficients.npy: expected a whole .npy array")
 
 
 def test_truncated_signals(command, trained):

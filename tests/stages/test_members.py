@@ -18,7 +18,7 @@ def command(composed, monkeypatch):
     """Return a function that composes what a command line asks for, as Hydra would have it."""
 
     def make(*overrides: str):
-        monkeypatch.setattr(stage, "_given", lambda: list(overrides))
+        monkeypatch.setattr(stage, "given_overrides", lambda: list(overrides))
         monkeypatch.setattr(stage, "compose", lambda root, overrides: composed(root, *overrides))
         monkeypatch.setattr(stage.HydraConfig, "get", lambda: OmegaConf.create({"job": {"config_name": "pipeline"}}))
         return composed("pipeline", *overrides)

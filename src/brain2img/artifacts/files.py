@@ -187,17 +187,34 @@ class StoredRows:
             If the file was cut short meanwhile.
         """
         assert out.shape == (len(rows), *self.shape[1:]), f"{self.path}: {out.shape} for {len(rows)} rows"
+        self._read(rows, out, skip=0)
+
+    def columns(self, rows: np.ndarray, *, start: int, stop: int) -> np.ndarray:
+        """Return the values `start` to `stop` of flattened rows, ``(n, stop - start)``, and read no others.
+
+        Raises
+        ------
+        IndexError, ValueError
+            As `read`.
+        """
+        assert 0 <= start <= stop <= math.prod(self.shape[1:]), f"{self.path}: values {start} to {stop}"
+        out = np.empty((len(rows), stop - start), dtype=self.dtype)
+        self._read(rows, out, skip=start * self.dtype.itemsize)
+        return out
+
+    def _read(self, rows: np.ndarray, out: np.ndarray, *, skip: int) -> None:
+        """Fill every row of `out` from the byte `skip` of its row in the file on."""
         assert out.dtype == self.dtype, f"{self.path}: {out.dtype}"
         if not out.size:
             return
-        content, size = memoryview(out.data).cast("B"), self._row_bytes
+        content, size = memoryview(out.data).cast("B"), out.nbytes // len(out)
         for place, row in enumerate(np.asarray(rows).tolist()):
             if not 0 <= row < len(self):
                 raise IndexError(f"{self.path}: expected rows of {len(self)}, got {row}")
             done = 0
             while done < size:  # a signal may end a call early
                 n = os.preadv(self._descriptor, [content[place * size + done:(place + 1) * size]],
-                              self._offset + row * size + done)
+                              self._offset + row * self._row_bytes + skip + done)
                 if n == 0:
                     raise ValueError(f"{self.path}: expected {len(self)} rows, got a file that ends in row {row}: it "
                                      "was cut short. Run the stage that wrote it again with overwrite=true.")

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from brain2img.interfaces import Augmentation
+from brain2img.schedule import epochs_between
 
 
 class MixCo(Augmentation):
@@ -25,16 +26,25 @@ class MixCo(Augmentation):
         Parameter of the Beta distribution; published 0.15.
     probability
         Share of the trials that are mixed; published 0.5.
+    stop
+        Share of the epochs that mix, the first ones: before epoch ``int(stop n)``; published 0.33 in MindEye.
     """
 
-    def __init__(self, *, beta: float = 0.15, probability: float = 0.5) -> None:
+    def __init__(self, *, beta: float = 0.15, probability: float = 0.5, stop: float = 1.0) -> None:
         if beta <= 0 or not 0 <= probability <= 1:
             raise ValueError(f"MixCo: expected beta above 0 and probability in [0, 1], got {beta} and {probability}. "
                              "Correct augmentation.")
-        self.beta, self.probability = beta, probability
+        epochs_between(0.0, stop, n_epochs=1)
+        self.beta, self.probability, self.stop, self.active = beta, probability, stop, True
+
+    def begin_epoch(self, epoch: int, n_epochs: int) -> None:
+        """See `Augmentation`."""
+        self.active = epoch in epochs_between(0.0, self.stop, n_epochs=n_epochs)
 
     def __call__(self, x: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
         """See `Augmentation`; `generator` is a CPU one."""
+        if not self.active:
+            return x, None
         n = len(x)
         # torch draws Beta variates from its global generator only; NumPy takes one of our own
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))

@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from brain2img.artifacts import EmbeddingCache, write_json, writing
+from brain2img.artifacts import EmbeddingCache, StoredRows, write_json, writing
 from brain2img.data.dataset import EpochSampler, ItemDataset, ReusedMemory, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
+from brain2img.data.once import KeptTrials
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split, averaged, select_subjects, session_names
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
@@ -54,6 +55,7 @@ class BrainData:
         self._signals = {s: study.stored_signals(s) for s in self.subjects}
         self._memory = {s: ReusedMemory() for s in self.subjects}
         self._target_arrays = {name: cache.array for name, cache in targets.items()}
+        self._target_files: dict[str, StoredRows] = {}
         self._target_rows = {name: {stimulus: row for row, stimulus in enumerate(cache.stimulus_ids)}
                              for name, cache in targets.items()}
         for cache in targets.values():
@@ -68,7 +70,8 @@ class BrainData:
         """Fit every subject's statistics on its training trials, or as ``data.fit_on`` says."""
         for subject, normaliser in self.normalisers.items():
             if normaliser.config.fit_on == "not_test":
-                trials = self.trials[(self.trials["subject"] == subject) & (self.trials["split"] != "test")]
+                left_out = self.trials["split"].isin(("test", "unused"))
+                trials = self.trials[(self.trials["subject"] == subject) & ~left_out]
             else:
                 trials = self._of(subject, "train")
             normaliser.fit(self._signals[subject], trials)
@@ -131,13 +134,27 @@ class BrainData:
         rows = np.array([known[stimulus] for stimulus in stimulus_ids], dtype=int)
         return np.asarray(self._target_arrays[space][rows], dtype=np.float32)
 
+    def training_targets(self, space: str) -> np.ndarray:
+        """Return the true embeddings ``(n, *shape)`` of the training stimuli, each once."""
+        return self.target(space, sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"])))
+
+    def target_columns(self, space: str, stimulus_ids: list[str], *, start: int, stop: int) -> np.ndarray:
+        """Return the values `start` to `stop` of the flattened true embeddings, ``(n, stop - start)`` float32.
+
+        Nothing else is read or mapped: embeddings of many tokens need not fit into memory.
+        """
+        known = self._target_rows[space]
+        if space not in self._target_files:
+            self._target_files[space] = StoredRows(self.targets[space].folder / "embeddings.npy")
+        rows = np.array([known[stimulus] for stimulus in stimulus_ids], dtype=int)
+        return self._target_files[space].columns(rows, start=start, stop=stop).astype(np.float32)
+
     def mean_target(self, space: str) -> np.ndarray:
         """Return the mean embedding ``(*shape)`` over the training stimuli."""
-        ids = sorted(set(self.trials.loc[self.trials["split"] == "train", "stimulus_id"]))
-        return self.target(space, ids).mean(axis=0)
+        return self.training_targets(space).mean(axis=0)
 
     def batch(self, items: pd.DataFrame | Mapping[str, np.ndarray], *,
-              noise: np.random.Generator | None = None) -> BrainBatch:
+              noise: np.random.Generator | None = None, kept: KeptTrials | None = None) -> BrainBatch:
         """Return the batch of some rows of `items`, in their order.
 
         Parameters
@@ -147,6 +164,8 @@ class BrainData:
         noise
             Where given, signals are replaced by Gaussian noise with the channel covariance of the training trials,
             its amplitude divided by the square root of the number of averaged repetitions.
+        kept
+            Where given, what it keeps of single trials stands in place of their signals.
         """
         signals, rows = {}, {}
         subjects, trial_ids = np.asarray(items["subject"]), np.asarray(items["trial_ids"])
@@ -154,7 +173,9 @@ class BrainData:
             places = np.flatnonzero(subjects == subject)
             if len(places) == 0:
                 continue
-            if noise is None:
+            if kept is not None:
+                x = kept(subject, np.array(list(chain.from_iterable(trial_ids[places])), dtype=int))
+            elif noise is None:
                 spec = self.specs[subject]
                 x = self.signals(subject, trial_ids[places].tolist(),
                                  out=self._memory[subject].array(len(places), spec.n_channels, spec.n_times))
@@ -183,11 +204,11 @@ class BrainData:
         values, vectors = np.linalg.eigh(flat @ flat.T / flat.shape[1])
         return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
 
-    def train_loader(self, *, batch_size: int, seed: int) -> DataLoader:
-        """Return shuffled batches of single training trials of all subjects."""
+    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
+        """Return shuffled batches of single training trials of all subjects, signals as `kept` keeps them."""
         items = self.single_trials("train")
         sampler = EpochSampler(len(items), batch_size=batch_size, seed=seed)
-        return DataLoader(ItemDataset(self, items), sampler=sampler, batch_size=None, num_workers=0)
+        return DataLoader(ItemDataset(self, items, kept=kept), sampler=sampler, batch_size=None, num_workers=0)
 
     def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
         """Return batches of repetition-averaged trials of a split, in a fixed order."""

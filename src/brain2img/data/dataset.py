@@ -51,10 +51,12 @@ class ItemDataset(Dataset):
         The `brain2img.data.datamodule.BrainData` that reads signals and targets.
     items
         Table of `brain2img.data.trials.averaged`.
+    kept
+        `brain2img.data.once.KeptTrials` to take the signals of single trials from; None reads them anew.
     """
 
-    def __init__(self, data, items) -> None:
-        self.data, self.items = data, items.reset_index(drop=True)
+    def __init__(self, data, items, *, kept=None) -> None:
+        self.data, self.items, self.kept = data, items.reset_index(drop=True), kept
         # taking rows of a table costs as much as reading a tenth of the batch
         self._columns = {name: self.items[name].to_numpy() for name in self.items}
 
@@ -62,7 +64,8 @@ class ItemDataset(Dataset):
         return len(self.items)
 
     def __getitem__(self, places: Sequence[int]) -> BrainBatch:
-        return self.data.batch({name: column[list(places)] for name, column in self._columns.items()})
+        return self.data.batch({name: column[list(places)] for name, column in self._columns.items()},
+                               kept=self.kept)
 
 
 class ReusedMemory:

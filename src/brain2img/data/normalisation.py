@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import StoredRows
+from brain2img.data.rois import roi_places
 from brain2img.data.trials import channel_indices, session_names
 from brain2img.records import SignalSpec
 
@@ -32,6 +33,8 @@ class Normalisation:
         Names of the channels to keep, in this order, or shell wildcards for several ("O*"); None keeps all.
     exclude_channels
         Names of channels to leave out.
+    rois
+        Labels of the regions whose voxels to keep, or shell wildcards for several ("V1*"); None keeps all.
     noise_normalise
         Multivariate noise normalisation: whiten the channels by the inverse square root of the mean over training
         trials of the Ledoit-Wolf covariance over time, session by session (Guggenmos et al. 2018,
@@ -57,6 +60,7 @@ class Normalisation:
     window: tuple[float, float] | None = None
     channels: list[str] | None = None
     exclude_channels: list[str] = field(default_factory=list)
+    rois: list[str] | None = None
     noise_normalise: bool = False
     shrinkage: str = "plain"
     fit_on: str = "train"
@@ -165,12 +169,14 @@ class FittedNormalisation:
     def __init__(self, config: Normalisation, *, spec: SignalSpec) -> None:
         self.config = config
         what = f"signals of subject {spec.subject!r}"
-        subset = config.channels is not None or bool(config.exclude_channels)
+        subset = any(c is not None for c in (config.channels, config.rois)) or bool(config.exclude_channels)
         if spec.whitened and subset and not config.allow_mixed_channels:
             raise ValueError(f"{what}: expected all channels, because the published files are whitened and every "
                              "channel is a mixture, got a subset. Use all, or set data.allow_mixed_channels=true.")
         self.places = channel_indices(spec.ch_names, n=spec.n_channels, keep=config.channels,
                                       exclude=list(config.exclude_channels), subject=spec.subject)
+        if config.rois is not None:
+            self.places = self.places[np.isin(self.places, roi_places(spec, config.rois))]
         # in the order of the file, too
         self._all_channels = np.array_equal(self.places, np.arange(spec.n_channels))
         self.samples = slice(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,6 +33,14 @@ class Split:
     held_out
         (part, number of parts): this part of the training stimuli becomes the split "held_out", so that a decoder
         trained on the rest predicts it as if it were new. None for none.
+    train_trials
+        So many training trials of every subject are kept, the others become the split "unused": how well a subject can
+        be decoded with less data. None keeps all. Validation and test stay whole, so that scores can be compared.
+    train_order
+        Which ones: "random" (of one seed, fewer trials are a part of more), or "first" in the order of recording, as
+        with the first sessions alone; published runs take the first n of a folder (MindBridge).
+    train_seed
+        Seed of the random choice.
     """
 
     kind: str = "study"
@@ -41,8 +50,17 @@ class Split:
     val_fraction: float = 0.0
     prior_fraction: float = 0.0
     held_out: tuple[int, int] | None = None
+    train_trials: int | None = None
+    train_order: str = "random"
+    train_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.train_order not in ("random", "first"):
+            raise ValueError(f"split.train_order: expected 'random' or 'first', got {self.train_order!r}. Choose one "
+                             "of these.")
+        if self.train_trials is not None and self.train_trials < 1:
+            raise ValueError(f"split.train_trials: expected 1 or more, or null for all, got {self.train_trials}. "
+                             "Correct it.")
         if self.kind not in ("study", "kfold"):
             raise ValueError(f"split.kind: expected 'study' or 'kfold', got {self.kind!r}. Choose one of these.")
         if self.kind == "kfold" and not 0 <= self.fold < self.n_folds:
@@ -67,14 +85,30 @@ class Split:
         Returns
         -------
         pandas.Series
-            "train", "val" or "test"; "prior" and "held_out" where these are asked for.
+            "train", "val" or "test"; "prior", "held_out" and "unused" where these are asked for.
 
         Raises
         ------
         ValueError
-            If there are fewer stimuli than folds or parts, a stimulus crosses splits or a subject has no training
-            trials.
+            If there are fewer stimuli than folds or parts, a stimulus crosses splits, or a subject has no training
+            trials or fewer than asked for.
         """
+        assigned = self._set_aside(trials, what=what, concepts=concepts)
+        return assigned if self.train_trials is None else self._limited(trials, assigned, what=what)
+
+    def _limited(self, trials: pd.DataFrame, assigned: pd.Series, *, what: str) -> pd.Series:
+        assigned = assigned.copy()
+        for subject, mine in trials[assigned == "train"].groupby("subject"):
+            if len(mine) < (self.train_trials or 0):
+                raise ValueError(f"{what}, subject {subject!r}: expected at least the {self.train_trials} training "
+                                 f"trials asked for, got {len(mine)}. Ask for at most {len(mine)}, or for all (null).")
+            places = mine.sort_values("row").index.to_numpy()
+            if self.train_order == "random":
+                places = places[np.random.default_rng([self.train_seed, 41]).permutation(len(places))]
+            assigned.loc[places[self.train_trials:]] = "unused"
+        return assigned
+
+    def _set_aside(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None) -> pd.Series:
         assigned = self._folds(trials, what=what)
         if self.prior_fraction == 0 and self.held_out is None:
             return assigned
@@ -181,6 +215,45 @@ def at_most(items: pd.DataFrame, n: int, *, seed: int) -> pd.DataFrame:
     kept = [np.sort(np.random.default_rng([seed, int(ids[0]), len(ids)]).permutation(ids)[:n]).tolist()
             for ids in items["trial_ids"]]
     return items.assign(trial_ids=kept, n_averaged=[len(ids) for ids in kept])
+
+
+def limit_of(asked: int | str | None, trials: pd.DataFrame, *, what: str) -> int | None:
+    """Return how many training trials an amount of data is.
+
+    Parameters
+    ----------
+    asked
+        A number of trials; a time as "30min" or "1.5h", which counts the time from one onset to the next within runs
+        and neither pauses nor set-up (NSD's session, an "hour" in published tables, is 750 trials, 50 minutes so); None
+        for all.
+    trials
+        Trials of the subject, with session, run and onset where a time is asked for.
+    what
+        What messages call the subject.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or a time where the onsets are not known.
+    """
+    if asked is None or (isinstance(asked, int) and not isinstance(asked, bool) and asked > 0):
+        return asked
+    number, unit = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(min|h)", str(asked).strip()), {"min": 60.0, "h": 3600.0}
+    if number is None or float(number[1]) == 0:
+        raise ValueError(f"trials: expected a number above 0, a time such as 30min or 1.5h, or null for all, got "
+                         f"{asked!r}. Correct trials=.")
+    seconds = seconds_per_trial(trials)
+    if seconds is None:
+        raise ValueError(f"{what}: expected onsets of trials, which trials={asked} needs, got none. Ask for a number "
+                         "of trials.")
+    return max(1, round(float(number[1]) * unit[number[2]] / seconds))
+
+
+def seconds_per_trial(trials: pd.DataFrame) -> float | None:
+    """Return the median time from one onset to the next within runs (s), or None where onsets are not known."""
+    steps = trials.assign(onset=pd.to_numeric(trials["onset"])).sort_values(["session", "run", "onset"]).groupby(
+        ["session", "run"], dropna=False)["onset"].diff()
+    return float(steps.median()) if steps.notna().any() else None
 
 
 def select_subjects(trials: pd.DataFrame, subjects: list[str] | None, *, known: list[str]) -> pd.DataFrame:

@@ -167,10 +167,13 @@ class Progress(Callback):
     ----------
     history
         Where the numbers stand.
+    monitor
+        What chooses the weights: its top-1 is told where it is one of a head, else that of the first head.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, monitor: str) -> None:
         self.history = history
+        self.top1 = monitor if monitor.endswith("/top1") else "val/top1"
         self._bar: Any = None
         self._task: Any = None
         self._begun = self._last = time.monotonic()
@@ -202,7 +205,7 @@ class Progress(Callback):
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
         text = f"epoch {done}/{total}  loss {row['train/loss']:.3f}"
         if "val/loss" in row:
-            text += f"  val {row['val/loss']:.3f}  top-1 {100 * row['val/top1']:.1f} %"
+            text += f"  val {row['val/loss']:.3f}  top-1 {100 * row.get(self.top1, row['val/top1']):.1f} %"
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         elif now - self._last >= LOG_EVERY or done == total or done == self._first_epoch + 1:

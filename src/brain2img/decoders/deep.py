@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import signal
 import warnings
@@ -12,172 +11,21 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from lightning.pytorch import Trainer
 
+from brain2img.data.once import KeptTrials
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
-from brain2img.decoders.training import (
-    TrainingSettings,
-    own_randomness,
-    read_checkpoint,
-    seed_epoch,
-)
-from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, SubjectAdapter
+from brain2img.decoders.module import DeepModule
+from brain2img.decoders.training import TrainingSettings, own_randomness, read_checkpoint
+from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, Prior, SubjectAdapter
 from brain2img.layers import check_weights
-from brain2img.losses import Loss
-from brain2img.records import BrainBatch, Features
+from brain2img.losses import Loss, PriorLoss
+from brain2img.records import BrainBatch
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256
 """Trials that are decoded at once."""
-
-
-def shared_stimuli(stimulus_ids: list[str], *, device: Any = None) -> Tensor:
-    """Return ``(B, B)`` bool, true where two trials show the same stimulus."""
-    codes: dict[str, int] = {}
-    code = torch.tensor([codes.setdefault(name, len(codes)) for name in stimulus_ids], device=device)
-    return code[:, None] == code[None, :]
-
-
-def retrieval_top1(predicted: Tensor, target: Tensor, stimulus_ids: list[str]) -> float:
-    """Return how often a prediction is nearest (cosine) to its own stimulus among all those given; ties count in part.
-
-    Parameters
-    ----------
-    predicted, target
-        ``(n, D)`` decoded and true embeddings.
-    stimulus_ids
-        n stimulus ids; the gallery holds each once.
-    """
-    places: dict[str, int] = {}
-    truth = torch.tensor([places.setdefault(name, len(places)) for name in stimulus_ids])
-    first = torch.tensor([stimulus_ids.index(name) for name in places])
-    scores = F.normalize(predicted, dim=1) @ F.normalize(target[first], dim=1).T
-    own = scores.gather(1, truth[:, None])
-    return (((scores > own).sum(dim=1) == 0) / (scores == own).sum(dim=1)).double().mean().item()
-
-
-class DeepModule(LightningModule):
-    """The network and one step of its training; see `DeepDecoder` for the parameters."""
-
-    def __init__(self, *, adapter: SubjectAdapter, encoder: Encoder, heads: Mapping[str, Head],
-                 augmentation: Augmentation | None, settings: TrainingSettings, seed: int) -> None:
-        super().__init__()
-        self.adapter, self.encoder, self.heads = adapter, encoder, nn.ModuleDict(heads)
-        self.augmentation, self.settings, self.seed = augmentation, settings, seed
-        self._generator = torch.Generator()
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._validated: list[tuple[Tensor, Tensor, list[str]]] = []
-
-    def forward(self, batch: BrainBatch) -> tuple[dict[str, Tensor], dict[str, Features]]:
-        """Return head -> ``(B, *shape)``, and subject -> the adapter's features."""
-        features = {subject: self.adapter(x, subject if subject in self.adapter.specs else None)
-                    for subject, x in batch.signals.items()}
-        order = torch.argsort(torch.cat([batch.rows[subject] for subject in features]))
-        grid = torch.cat([f.grid for f in features.values()])[order]
-        tokens = [f.tokens for f in features.values() if f.tokens is not None]
-        assert len(tokens) in (0, len(features)), "an adapter gives tokens for all subjects or for none"
-        hidden = self.encoder(Features(grid, torch.cat(tokens)[order] if tokens else None))
-        done: dict[str, Tensor] = {}
-        for name, head in self.named_heads():
-            done[name] = head(hidden, done)
-        return done, features
-
-    def named_heads(self) -> list[tuple[str, Head]]:
-        """Return names and heads in their order."""
-        return [(name, cast(Head, head)) for name, head in self.heads.items()]
-
-    def _augment(self, batch: BrainBatch) -> tuple[BrainBatch, Tensor | None]:
-        """Return the batch with augmented signals, and ``(B, B)`` soft targets where trials were mixed."""
-        if self.augmentation is None:
-            return batch, None
-        signals, soft_targets = {}, None
-        for subject, x in batch.signals.items():
-            signals[subject], mixed = self.augmentation(x, generator=self._generator)
-            if mixed is not None:
-                if soft_targets is None:
-                    soft_targets = torch.eye(len(batch), device=x.device)
-                rows = batch.rows[subject]
-                soft_targets[rows[:, None], rows[None, :]] = mixed.to(soft_targets)
-        return dataclasses.replace(batch, signals=signals), soft_targets
-
-    def _head_losses(self, outputs: Mapping[str, Tensor], batch: BrainBatch,
-                     soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the terms by name, unweighted, and their weighted sum."""
-        same = shared_stimuli(batch.stimulus_ids, device=self.device)
-        terms, total = {}, torch.zeros((), device=self.device)
-        with torch.autocast(self.device.type, enabled=False):
-            for name, head in self.named_heads():
-                for key, loss in ((k, cast(Loss, v)) for k, v in head.losses.items()):
-                    value = loss(outputs[name], batch.targets[head.space], soft_targets=soft_targets, same=same)
-                    terms[f"{name}/{key}"] = value
-                    total = total + loss.weight * value
-        return terms, total
-
-    def on_train_batch_start(self, batch: BrainBatch, batch_idx: int) -> None:
-        """Start every epoch from its own seed."""
-        if batch_idx == 0:
-            self._generator = seed_epoch(self.seed, self.current_epoch)
-
-    def training_step(self, batch: BrainBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
-        batch, soft_targets = self._augment(batch)
-        outputs, features = self(batch)
-        terms, total = self._head_losses(outputs, batch, soft_targets)
-        for name, value in self.adapter.auxiliary_losses(batch, features).items():
-            terms[f"adapter/{name}"] = value
-            total = total + value
-        self._note("train", {**terms, "loss": total}, len(batch))
-        return total
-
-    def validation_step(self, batch: BrainBatch, batch_idx: int) -> None:
-        """Add one batch of averaged trials to the validation numbers."""
-        outputs, _ = self(batch)
-        terms, total = self._head_losses(outputs, batch, None)
-        self._note("val", {**terms, "loss": total}, len(batch))
-        name, head = next((n, h) for n, h in self.named_heads() if h.prediction)
-        self._validated.append((outputs[name].flatten(1).float().cpu(), batch.targets[head.space].flatten(1).cpu(),
-                                batch.stimulus_ids))
-
-    def _note(self, split: str, values: Mapping[str, Tensor], n: int) -> None:
-        for name, value in values.items():
-            key = f"{split}/{name}"
-            self._sums[key] = self._sums.get(key, 0) + n * value.detach().float()
-            self._counts[key] = self._counts.get(key, 0) + n
-
-    def pop_metrics(self) -> dict[str, float]:
-        """Return the means since the last call, with ``val/top1`` where there was a validation."""
-        row = {name: (value / self._counts[name]).item() for name, value in self._sums.items()}
-        if self._validated:
-            predicted, target = (torch.cat(parts) for parts in ([v[0] for v in self._validated],
-                                                               [v[1] for v in self._validated]))
-            row["val/top1"] = retrieval_top1(predicted, target, [name for part in self._validated for name in part[2]])
-        self._sums, self._counts, self._validated = {}, {}, []
-        return row
-
-    def transfer_batch_to_device(self, batch: BrainBatch, device: torch.device, dataloader_idx: int) -> BrainBatch:
-        """Move a ragged batch."""
-        return batch.to(device)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW without decay of biases, norms and scalars, and a schedule that ticks once per optimizer step."""
-        s = self.settings
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW([
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}], lr=s.lr)
-        if s.schedule == "none":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler: Any = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        if s.schedule == "onecycle":
-            # as MindBridge: from lr / 25 up to lr, down to lr / 2500
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=s.lr, total_steps=steps,
-                                                            pct_start=s.pct_start, final_div_factor=100)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 class DeepDecoder(Decoder):
@@ -217,7 +65,11 @@ class DeepDecoder(Decoder):
                                  " Set prediction=false on the others.")
         if not spaces:
             raise ValueError("deep decoder: expected at least one head, got none. Choose head=[...].")
+        for head in heads.values():
+            for loss in head.losses.values():
+                cast(Loss, loss).prepare(head.spec)
         self.settings, self.seed = TrainingSettings.of(training), seed
+        self.observes = True  # whether losses look at the true embeddings before training; see `take_over`
         self._facts: dict[str, Any] = {}  # epoch and score of the weights
         self.module = DeepModule(adapter=adapter, encoder=encoder, heads=heads, augmentation=augmentation,
                                  settings=self.settings, seed=seed)
@@ -231,19 +83,25 @@ class DeepDecoder(Decoder):
         averaged = AveragedWeights(settings.ema) if settings.ema is not None else None
         history = History(folder / "logs")
         keeper = Checkpoints(folder, settings=settings, history=history, averaged=averaged)
-        loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed)
+        adapter, once = self.module.adapter, {}
+        if adapter.has_fixed_part and self.module.augmentation is None:
+            once["kept"] = KeptTrials(data, adapter.once, folder=folder)
+        loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed, **once)
         if len(loader) == 0:
             raise ValueError("training: expected at least one training trial, got none. Choose another split.")
         validation = data.eval_loader("val", batch_size=CHUNK) if data.has_validation else None
         if validation is None and settings.patience is not None:
             log.warning("trainer.patience is skipped: this split has no validation trials")
+        for _, head, loss in self.module.named_losses() if self.observes else ():
+            loss.observe(lambda space=head.space: data.training_targets(space))  # type: ignore[misc]
         resumed = self._resume(last)
         if resumed is None or not (resumed["stopped"] or resumed["epoch"] + 1 >= settings.max_epochs):
             if resumed is not None:
                 log.info("%s: going on after epoch %d", folder.name, resumed["epoch"] + 1)
                 loader.sampler.set_epoch(resumed["epoch"] + 1)  # Lightning opens the loader before it says the epoch
             with own_randomness(), _quiet():
-                trainer = self._trainer([c for c in (averaged, history, Progress(history), keeper) if c is not None])
+                shown = Progress(history, monitor=settings.monitor)
+                trainer = self._trainer([c for c in (averaged, history, shown, keeper) if c is not None])
                 try:
                     trainer.fit(self.module, loader, validation, ckpt_path=last if resumed is not None else None,
                                 weights_only=True)
@@ -308,6 +166,10 @@ class DeepDecoder(Decoder):
                     for name, head in heads.items():
                         out[head.space][places[start:start + CHUNK]] = decoded[name].float().cpu().numpy()
         return out
+
+    def joint_priors(self) -> dict[str, Prior]:
+        """Return the priors of the `PriorLoss` of its heads; see `Decoder.joint_priors`."""
+        return {head.space: loss.prior for _, head, loss in self.module.named_losses() if isinstance(loss, PriorLoss)}
 
     def save(self, folder: Path) -> None:
         """Write the weights as ``best.ckpt`` into `folder`."""

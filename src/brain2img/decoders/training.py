@@ -31,10 +31,15 @@ class TrainingSettings:
         Trials in a batch, all subjects together.
     lr, weight_decay
         Of AdamW; biases, norms and scalars are not decayed.
+    decay_norms
+        Decay the weights of norms too, as MindBridge's published training does: its rule looks for "Norm" in names
+        that do not hold it.
     schedule
-        Per optimizer step: "onecycle" (cosine, from lr / 25 to lr / 2500), "cosine" (from lr to 0) or "none".
+        Per optimizer step: "onecycle" (cosine, from lr / 25 up and down again), "cosine" (from lr to 0) or "none".
     pct_start
         Share of the steps that warms up ("onecycle").
+    final_div_factor
+        What the last learning rate of "onecycle" is below the first: lr / 2500 with 100.
     precision
         "32-true", "bf16-mixed" or "16-mixed".
     accelerator
@@ -46,7 +51,11 @@ class TrainingSettings:
     ema
         Decay of the averaged weights, in (0, 1), or None for none. They are what is validated and kept.
     monitor
-        "val/top1" or the name of a validation loss; chooses ``best.ckpt`` and stops early.
+        "val/top1" (retrieval by the first head that is a prediction), "val/<head>/top1" or the name of a validation
+        loss; chooses ``best.ckpt`` and stops early.
+    random_balance
+        Multiply two sums, the losses of joint priors and all others of the heads, by softmax(randn(2)) in every step of
+        training (STTM, arXiv:2403.06361).
     patience
         Validations without improvement before stopping, or None.
     check_val_every
@@ -57,13 +66,16 @@ class TrainingSettings:
     batch_size: int = 256
     lr: float = 3e-4
     weight_decay: float = 0.01
+    decay_norms: bool = False
     schedule: str = "onecycle"
     pct_start: float = 0.1
+    final_div_factor: float = 100.0
     precision: str = "32-true"
     accelerator: str = "auto"
     accumulate: int = 1
     gradient_clip: float | None = None
     ema: float | None = None
+    random_balance: bool = False
     monitor: str = "val/loss"
     patience: int | None = None
     check_val_every: int = 1

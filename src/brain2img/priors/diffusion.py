@@ -18,9 +18,11 @@ from brain2img.priors.networks import EmbeddingUNet, PriorNetwork
 from brain2img.training import Plan, train
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
-SAMPLERS = ("dpm", "ddim")
+SAMPLERS = ("dpm", "ddim", "ddpm")
+SCALES = ("standardise", "sqrt_width", "none")
+BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 CHUNK = 1024
-"""Rows that are sampled at once."""
+"""Rows that are sampled at once, of embeddings of up to 16 tokens."""
 
 
 class DiffusionPrior(Prior):
@@ -32,6 +34,11 @@ class DiffusionPrior(Prior):
     weights are averaged (EMA), v-prediction is possible, and 20 steps of a deterministic solver replace 50 of
     ancestral sampling. As there: 1000 training steps with linear betas, mean squared error, conditions dropped with
     probability 0.1. There guidance is 5; with 1 a sample is one of the embeddings that the prediction leaves possible.
+
+    The prior of MindEye (Scotti et al. 2023, arXiv:2305.18274) is this one with its own network, ``prediction:
+    sample``, ``condition_dropout: 0.2``, ``noising: {n_times: 100, betas: cosine}``, ``scale: sqrt_width``, ``sampler:
+    ddpm`` and 100 steps, trained jointly with the decoder (`brain2img.losses.PriorLoss`). MindEye2's has ``scale:
+    none`` and 20 steps (there DDIM with eta 1, which is the same).
 
     Parameters
     ----------
@@ -50,9 +57,16 @@ class DiffusionPrior(Prior):
     guidance
         Factor on the difference that the condition makes; 1 for none.
     sampler
-        "dpm" (DPM-Solver++ of second order) or "ddim"; both deterministic, given the first noise.
+        "dpm" (DPM-Solver++ of second order) or "ddim", both deterministic, given the first noise; or "ddpm", which
+        adds noise in every step.
     n_steps
         Steps of the sampler.
+    noising
+        `n_times`, time steps of the training, and `betas`, "linear" or "cosine" (s = 0.008).
+    scale
+        Scale of embeddings in the network: "standardise", each dimension by mean and standard deviation of the rows of
+        the fit (trained jointly: true ones so, decoded ones as they are); "sqrt_width", true ones times the square root
+        of D, decoded ones as they are (MindEye); "none".
 
     Raises
     ------
@@ -62,18 +76,26 @@ class DiffusionPrior(Prior):
 
     def __init__(self, *, network: Callable[..., PriorNetwork], training: Mapping[str, Any], seed: int = 0,
                  prediction: str = "v_prediction", condition_dropout: float = 0.1, guidance: float = 1.0,
-                 sampler: str = "dpm", n_steps: int = 20) -> None:
+                 sampler: str = "dpm", n_steps: int = 20, noising: Mapping[str, Any] | None = None,
+                 scale: str = "standardise") -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-        for name, value, known in (("prediction", prediction, PREDICTIONS), ("sampler", sampler, SAMPLERS)):
+        self.noising = {"n_times": 1000, "betas": "linear", **(noising or {})}
+        for name, value, known in (("prediction", prediction, PREDICTIONS), ("sampler", sampler, SAMPLERS),
+                                   ("scale", scale, SCALES), ("noising.betas", self.noising["betas"], tuple(BETAS))):
             if value not in known:
                 raise ValueError(f"diffusion prior: expected {name} of {known}, got {value!r}. Correct prior.{name}.")
         self._make, self.training, self.seed = network, dict(training), seed
         self.plan = Plan(**self.training, seed=seed)
         self.prediction, self.condition_dropout, self.guidance = prediction, condition_dropout, guidance
-        self.sampler, self.n_steps = sampler, n_steps
-        self._noising = DDPMScheduler(1000, prediction_type=prediction, clip_sample=False)
-        solver = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}[sampler]
+        self.sampler, self.n_steps, self.scale = sampler, n_steps, scale
+        if set(self.noising) != {"n_times", "betas"} or not 1 <= n_steps <= self.noising["n_times"]:
+            raise ValueError(f"diffusion prior: expected n_times and betas in noising, and 1 to n_times steps, got "
+                             f"{self.noising} and n_steps={n_steps}. Correct prior.noising or prior.n_steps.")
+        self._noising = DDPMScheduler(num_train_timesteps=int(self.noising["n_times"]),
+                                      beta_schedule=BETAS[self.noising["betas"]],
+                                      prediction_type=prediction, clip_sample=False)
+        solver = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}[sampler]
         self._solver = solver.from_config(self._noising.config, timestep_spacing="trailing")
         self._shape: tuple[int, ...] | None = None
         self.model: nn.Module | None = None
@@ -83,13 +105,13 @@ class DiffusionPrior(Prior):
         made = self._make if isinstance(self._make, partial) else partial(self._make)
         return {"class": "DiffusionPrior", "network": {"class": made.func.__name__, **made.keywords},
                 "training": self.training, "seed": self.seed, "prediction": self.prediction,
-                "condition_dropout": self.condition_dropout}
+                "condition_dropout": self.condition_dropout, "noising": self.noising, "scale": self.scale}
 
     def start(self, shape: tuple[int, ...]) -> nn.Module:
         """Make the network for embeddings of this shape, untrained and not yet standardising; returns it as `model`.
 
-        A decoder that trains the prior jointly calls this, optimises the parameters of `model` by `training_loss`, and
-        may set the buffers ``mean_in``, ``std_in``, ``mean_out`` and ``std_out``, each of this shape.
+        A decoder that trains the prior jointly calls this and `observe`, and optimises the parameters of `model` by
+        `training_loss`. It may set the buffers ``mean_in`` and ``std_in``, each of this shape.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -99,6 +121,8 @@ class DiffusionPrior(Prior):
             model.register_buffer(name, torch.zeros(shape))
         for name in ("std_in", "std_out"):
             model.register_buffer(name, torch.ones(shape))
+        if self.scale == "sqrt_width":
+            model.std_out /= shape[-1] ** 0.5
         self._shape, self.model = tuple(shape), model
         return model
 
@@ -107,11 +131,8 @@ class DiffusionPrior(Prior):
         given, wanted = pairs(predicted, true, what="diffusion prior")
         shape = predicted.shape[1:]
         model = self.start(shape)
-        for name, values in (("in", given), ("out", wanted)):
-            mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-            std[std <= 1e-6 * np.abs(mean)] = 1  # constant: what is left is rounding
-            for moment, value in (("mean", mean), ("std", std)):
-                getattr(model, f"{moment}_{name}").copy_(torch.from_numpy(value).reshape(shape))
+        self._standardise("in", given)
+        self.observe(lambda: wanted)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)
         contexts, targets = (torch.from_numpy(v).reshape(-1, *shape).to(device) for v in (given, wanted))
@@ -122,6 +143,21 @@ class DiffusionPrior(Prior):
 
         train(model, loss, n_items=len(given), plan=self.plan, folder=folder, description="diffusion prior")
         model.cpu()
+
+    def observe(self, targets: Callable[[], np.ndarray]) -> None:
+        """Take mean and standard deviation of true embeddings ``(n, ...)`` where it standardises; see `Prior`."""
+        if self.scale == "standardise":
+            self._standardise("out", targets())
+
+    def _standardise(self, name: str, values: np.ndarray) -> None:
+        if self.scale != "standardise":
+            return
+        values = values.reshape(len(values), -1)
+        mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+        std[std <= 1e-6 * np.abs(mean)] = 1  # constant: what is left is rounding
+        for moment, value in (("mean", mean), ("std", std)):
+            buffer = getattr(self._model(), f"{moment}_{name}")
+            buffer.copy_(torch.from_numpy(value).reshape(buffer.shape))
 
     def training_loss(self, context: Tensor, target: Tensor, *, generator: Generator) -> Tensor:
         """Return the mean squared error of what the network predicts.
@@ -163,15 +199,16 @@ class DiffusionPrior(Prior):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = self._model().to(device).eval()
         out = np.empty_like(given)
-        for start in range(0, len(given), CHUNK):
-            part = slice(start, start + CHUNK)
+        size = max(1, min(CHUNK, 16 * CHUNK // (1, *predicted.shape[1:])[-2]))
+        for start in range(0, len(given), size):
+            part = slice(start, start + size)
             context = (torch.from_numpy(given[part]).to(device) - model.mean_in) / model.std_in
             noise = torch.stack([torch.randn(predicted.shape[1:], generator=g) for g in generators[part]])
-            x = self._denoise(noise.to(device), context)
+            x = self._denoise(noise.to(device), context, generators=generators[part])
             out[part] = (x * model.std_out + model.mean_out).float().cpu().numpy()
         return out
 
-    def _denoise(self, x: Tensor, context: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, context: Tensor, *, generators: Sequence[Generator]) -> Tensor:
         network, seen = self._model().network, x.new_ones(len(x), 1)
         self._solver.set_timesteps(self.n_steps, device=x.device)
         for t in self._solver.timesteps:
@@ -180,7 +217,7 @@ class DiffusionPrior(Prior):
             if self.guidance != 1:
                 alone = network(x, times, context, 0 * seen)
                 predicted = alone + self.guidance * (predicted - alone)
-            x = self._solver.step(predicted, t, x).prev_sample
+            x = self._solver.step(predicted, t, x, generator=list(generators)).prev_sample
         return x
 
     def save(self, folder: Path) -> None:

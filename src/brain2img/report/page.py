@@ -21,9 +21,11 @@ from brain2img.report.grid import build_grid
 from brain2img.report.made import made_results
 from brain2img.report.reading import Results
 from brain2img.report.recordings import evoked_figure, noise_ceiling_figure, roi_figure
+from brain2img.report.regions import regions_figures
 from brain2img.report.sentences import main_result, warnings_of, what_was_run
 from brain2img.report.style import colours, decoder_label, modality_label
 from brain2img.report.tables import difference_table, score_tables
+from brain2img.report.volumes import importance_figures
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ def write_report(folder: Path) -> Path:
         studies=studies, warnings=warnings_of(results), seen=any(s["grid"] or s["made"] for s in studies),
         training=_present(training_figure(results, s) for s in results.studies),
         recordings=_recordings(results), time_courses=time_course_figures(results),
-        repetitions=repetitions_figures(results), differences=difference_table(results),
+        repetitions=repetitions_figures(results),
+        voxels=[*regions_figures(results), *importance_figures(results)], differences=difference_table(results),
         colours=colours(results.decoders), facts=_facts(results))
     path = results.folder / "report.html"
     with writing(path) as temporary:

@@ -97,6 +97,12 @@ class Member:
         """The folder of the training run."""
         return self._path(self.entry.get("run"))
 
+    @functools.cached_property
+    def importance(self) -> pd.DataFrame | None:
+        """The contribution of every voxel, where it was computed."""
+        path = self._path(self.entry.get("importance"))
+        return None if path is None else pd.read_parquet(path / "importance.parquet")
+
     def predictions(self, condition: str) -> Predictions | None:
         """Return the predictions of a condition."""
         path = (self.entry.get("predictions") or {}).get(condition)
@@ -199,6 +205,7 @@ class Results:
         self.scores = self._table("scores")
         self.time_course = self._table("time_course")
         self.repetitions = self._table("repetitions")
+        self.regions = self._table("regions")
 
     def _table(self, name: str) -> pd.DataFrame | None:
         path = self.folder / f"{name}.parquet"

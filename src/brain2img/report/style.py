@@ -22,7 +22,9 @@ CONDITION_LABELS = {
     "true": "true embedding"}
 MODALITY_LABELS = {"fmri": "fMRI", "eeg": "EEG", "meg": "MEG", "mixed": "recordings of several modalities"}
 DECODER_LABELS = {
-    "mindbridge": "MindBridge", "atm": "ATM", CEILING: "ideal observer", STIMULI: "the stimuli themselves"}
+    "mindbridge": "MindBridge", "atm": "ATM", "vit3d": "ViT3D", "sttm": "STTM", "mindeye": "MindEye",
+    "takagi": "Takagi & Nishimoto", "brain-diffuser": "Brain-Diffuser", "brain captioning": "Brain Captioning",
+    CEILING: "ideal observer", STIMULI: "the stimuli themselves"}
 GENERATOR_LABELS = {
     "kandinsky": "latent diffusion", "kandinsky_low_level": "latent diffusion, low-level start",
     "pixels": "decoded pixels", "prefix": "prefix language model", "nearest_caption": "nearest training caption"}

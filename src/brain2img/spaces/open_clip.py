@@ -39,7 +39,10 @@ class OpenCLIP(Space):
     seed
         Seed of random weights.
     of
-        "image", or "text": the mean over the captions of a stimulus.
+        "image"; "text": the mean over the captions of a stimulus; or "patches": the last hidden state of every image
+        patch ``(L, width)`` after the final LayerNorm, without class token, projection or normalisation (the target of
+        MindEye2 with ViT-bigG-14: 256 x 1664). There images in [0, 1] are taken for ones in [-1, 1], so that its
+        targets are of washed-out pictures; here they are not.
     n_captions
         How many captions of a stimulus are embedded, the first ones; None for all. Only of text.
     normalise
@@ -52,14 +55,16 @@ class OpenCLIP(Space):
     Raises
     ------
     ValueError
-        If `of` is neither "image" nor "text".
+        If `of` is none of these, or patches are to be normalised.
     """
 
     def __init__(self, *, model: str, pretrained: str | None = None, seed: int = 0, of: str = "image",
                  n_captions: int | None = None, normalise: bool = False, device: str = "auto",
                  name: str = "clip") -> None:
-        if of not in ("image", "text"):
-            raise ValueError(f"space {name!r}: expected of to be image or text, got {of!r}. Correct it.")
+        if of not in ("image", "text", "patches"):
+            raise ValueError(f"space {name!r}: expected of to be image, text or patches, got {of!r}. Correct it.")
+        if of == "patches" and normalise:
+            raise ValueError(f"space {name!r}: expected patches as they are, got normalise=true. Set normalise=false.")
         self.model_name, self.pretrained, self.seed = model, pretrained, seed
         self.of, self.n_captions, self.normalise, self.name = of, n_captions, normalise, name
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -112,13 +117,20 @@ class OpenCLIP(Space):
         return model.eval().requires_grad_(False).to(self.device), transform
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
-        """Return shape ``(D,)`` with D the model's joint embedding width."""
+        """Return shape ``(D,)`` with D the model's joint embedding width, of patches ``(L, width)``."""
         n_views = min([len(t) for t in stimuli.table["captions"]], default=0) if self.of == "text" else 1
-        n_views = n_views if self.n_captions is None or self.of == "image" else min(n_views, self.n_captions)
+        n_views = n_views if self.n_captions is None or self.of != "text" else min(n_views, self.n_captions)
         if n_views < 1:
             raise ValueError(f"space {self.name!r}: expected captions of every stimulus, got a stimulus without. "
                              "Leave this space out for this study, or take of: image.")
-        return EmbeddingSpec(name=self.name, shape=(int(self._config["embed_dim"]),), dtype="float32",
+        vision = self._config["vision_cfg"]
+        shape: tuple[int, ...] = (int(self._config["embed_dim"]),)
+        if self.of == "patches":
+            if "patch_size" not in vision:
+                raise ValueError(f"space {self.name!r}: expected a vision transformer for of: patches, got "
+                                 f"{self.model_name!r}. Choose a ViT, or of: image.")
+            shape = ((vision["image_size"] // vision["patch_size"]) ** 2, vision["width"])
+        return EmbeddingSpec(name=self.name, shape=shape, dtype="float16" if self.of == "patches" else "float32",
                              n_views=n_views, view_rule="single" if n_views == 1 else "mean",
                              normalised=self.normalise, uid=self.uid())
 
@@ -138,12 +150,16 @@ class OpenCLIP(Space):
                        *([] if self.of == "image" else [self.of, self.n_captions])])
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
-        """Return ``(n, D)`` float32 embeddings."""
+        """Return ``(n, D)`` or ``(n, L, width)`` float32 embeddings."""
         model, transform = self._model
         with torch.inference_mode():
-            if self.of == "image":
+            if self.of != "text":
                 images = torch.stack([transform(Image.fromarray(image)) for image in stimuli.images(rows)])
-                found = model.encode_image(images.to(self.device), normalize=self.normalise)
+                if self.of == "patches":
+                    model.visual.output_tokens = True
+                    found = model.visual(images.to(self.device))[1]
+                else:
+                    found = model.encode_image(images.to(self.device), normalize=self.normalise)
             else:
                 texts = [list(stimuli.table["captions"].iloc[row])[:self.n_captions] for row in rows]
                 tokens = self._tokenize([text for mine in texts for text in mine]).to(self.device)

@@ -71,7 +71,7 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
     runs = predictions.rows["run"]
     keys = pd.Series(index=runs.index, dtype=object)
     for fold in sorted(set(runs)):
-        fitted = fold_run(cfg, predictions, fold) if type(captioner).fit is not Captioner.fit else None
+        fitted = fold_run(cfg, predictions, fold) if captioner.fits else None
         mine = np.flatnonzero(runs == fold)
         keys.iloc[mine] = row_keys(predictions, mine, captioner.needs, fitted=fitted.manifest["id"] if fitted else "")
         new = keys.iloc[mine].drop_duplicates()

@@ -25,11 +25,15 @@ log = logging.getLogger(__name__)
 
 LABELS = {"out_of_fold": "out-of-fold predictions of training stimuli",
           "validation": "predictions of validation stimuli kept from early stopping",
-          "training": "training predictions"}
+          "training": "training predictions",
+          "joint": "training trials, jointly with the decoder"}
 
 
 def fit_prior(cfg: DictConfig) -> Path:
     """Fit the prior for every space of ``prior_fit.spaces``, one a fold and, where asked, a subject.
+
+    With ``prior_fit.source=joint`` it was trained with the decoder (`brain2img.losses.PriorLoss`) and is taken out of
+    the run; all validation stimuli score it then, the ones that chose the run's best epoch.
 
     Writes ``priors/<name>/<space>/run-<i>[_<subject>]/``. A share of the stimuli (``prior_fit.holdout``) is kept from
     the fit; how well their predictions match the true embeddings before and after the prior stands in the manifest.
@@ -46,11 +50,17 @@ def fit_prior(cfg: DictConfig) -> Path:
     if missing or not settings["spaces"]:
         raise ValueError(f"prior_fit.spaces: expected spaces of {sorted(runs[0].manifest['paths']['caches'])}, got "
                          f"{settings['spaces']}. Choose some that the run {runs[0].folder.parent} decodes.")
+    if settings["source"] == "joint" and not runs[0].data().has_validation:
+        raise ValueError(f"prior_fit.source=joint: expected a run with validation stimuli, which score the prior, got "
+                         f"none ({runs[0].folder.parent}). Train it with split.val_fraction above 0.")
     predictions = prior_predictions(cfg, runs)
     if settings["source"] == "training":
         log.warning("prior: fitted on training predictions, which are closer to the truth than those of new stimuli. "
                     "Use prior_fit.source=out_of_fold unless you repeat a published recipe.")
     per_subject = build_prior(cfg).per_subject if settings["per_subject"] is None else settings["per_subject"]
+    if settings["source"] == "joint" and per_subject:
+        raise ValueError("prior_fit.per_subject: expected one prior for all subjects, since it was trained jointly "
+                         "with the decoder, got one a subject. Set prior_fit.per_subject=false.")
     caches = {space: EmbeddingCache(outputs(cfg) / runs[0].manifest["paths"]["caches"][space])
               for space in settings["spaces"]}
     folder = open_folder(
@@ -64,13 +74,14 @@ def fit_prior(cfg: DictConfig) -> Path:
     lines = []
     for i, run in enumerate(runs):
         unit = _units(run)
+        joint = _joint_priors(run, cfg) if settings["source"] == "joint" else {}
         for space, cache in caches.items():
             for subject, rows in _groups(predictions.rows, i, per_subject=per_subject):
                 place = prior_place(folder.work, space, run=i, subject=subject)
                 if not (place / "scores.json").exists():
-                    kept = _held_back(predictions.rows.loc[rows, "stimulus_id"], unit, share=settings["holdout"],
-                                      seed=cfg.seed)
-                    _fit(place, predictions, space, cache, rows=rows, kept=kept, cfg=cfg)
+                    kept = np.ones(len(rows), dtype=bool) if joint else _held_back(
+                        predictions.rows.loc[rows, "stimulus_id"], unit, share=settings["holdout"], seed=cfg.seed)
+                    _fit(place, predictions, space, cache, rows=rows, kept=kept, cfg=cfg, joint=joint.get(space))
                 line = {"space": space, "run": i, "subject": subject, **json.loads((place / "scores.json").read_text())}
                 _tell(line)
                 lines.append(line)
@@ -78,6 +89,23 @@ def fit_prior(cfg: DictConfig) -> Path:
                   uids={space: predictions.specs[space].uid for space in caches},
                   study_name=runs[0].manifest["study_name"])
     return folder.path
+
+
+def _joint_priors(run: FoldRun, cfg: DictConfig) -> dict[str, Prior]:
+    """Return space -> the prior that was trained with the decoder of a run.
+
+    Raises
+    ------
+    ValueError
+        If there is none for a space of ``prior_fit.spaces``.
+    """
+    found = run.decoder(run.data()).joint_priors()
+    lacking = sorted(set(plain(cfg.prior_fit)["spaces"]) - set(found))
+    if lacking:
+        raise ValueError(f"prior_fit.source=joint: expected a run whose decoder trained a prior for {lacking}, got one "
+                         f"with priors for {sorted(found)} ({run.folder}). Add brain2img.losses.PriorLoss to the "
+                         "losses of the head, or use prior_fit.source=out_of_fold.")
+    return found
 
 
 def _groups(rows: pd.DataFrame, run: int, *, per_subject: bool) -> Iterator[tuple[str | None, np.ndarray]]:
@@ -107,16 +135,20 @@ def _held_back(stimulus_ids: Sequence[str], unit: dict[str, str], *, share: floa
 
 
 def _fit(place: Path, predictions: Predictions, space: str, cache: EmbeddingCache, *, rows: np.ndarray,
-         kept: np.ndarray, cfg: DictConfig) -> None:
-    """Fit one prior into `place`, on the rows that are not `kept`, and score it on those."""
+         kept: np.ndarray, cfg: DictConfig, joint: Prior | None = None) -> None:
+    """Fit one prior into `place`, on the rows that are not `kept`, or take the `joint` one; score it on the others."""
     ids = predictions.rows["stimulus_id"].to_numpy()[rows]
     predicted = predictions.embeddings(space, rows)
     gallery, places = np.unique(ids, return_inverse=True)
     true = np.asarray(cache.array[cache.rows(gallery.tolist())], dtype=np.float32)
-    log.info("fit prior of %s, %s: %d predictions", space, place.name, (~kept).sum())
     prior = build_prior(cfg)
-    prior.fit(predicted[~kept], true[places[~kept]], folder=place / "fit")
-    prior.save(place)
+    if joint is None:
+        log.info("fit prior of %s, %s: %d predictions", space, place.name, (~kept).sum())
+        prior.fit(predicted[~kept], true[places[~kept]], folder=place / "fit")
+        prior.save(place)
+    else:
+        joint.save(place)
+        prior.load(place)  # whose settings are those asked for, or it says what differs
     scores = {"n_fitted": int((~kept).sum())}
     if kept.any():
         shown, truth = np.unique(places[kept], return_inverse=True)

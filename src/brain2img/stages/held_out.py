@@ -17,7 +17,7 @@ from brain2img.stages.workspace import FoldRun, outputs, relative
 
 log = logging.getLogger(__name__)
 
-SOURCES = {"out_of_fold": "held_out", "validation": "prior", "training": "train"}
+SOURCES = {"out_of_fold": "held_out", "validation": "prior", "training": "train", "joint": "val"}
 """Where the predictions come from, and the split of `brain2img.data.trials.Split` that is then decoded."""
 
 
@@ -29,7 +29,8 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
     It costs as many trainings as `folds`; each sees that much less of the data, so its predictions are a little worse
     than the run's. "validation": the validation stimuli that ``split.prior_fraction`` keeps from early stopping,
     decoded by the run itself. "training": the training stimuli decoded by the run itself, which has seen them; some
-    published recipes do so, but such predictions are closer to the truth than those of new stimuli.
+    published recipes do so, but such predictions are closer to the truth than those of new stimuli. "joint": the
+    validation stimuli, decoded by the run itself, to score the prior that was trained with it; nothing is fitted.
 
     Noise of a prediction depends on how many repetitions are averaged, and a prior corrects the noise it was fitted on.
     ``repetitions: match`` averages as many as at test, or all where there are fewer, and says so; "all" or a number are
@@ -50,6 +51,10 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
         raise ValueError("prior_fit.source=validation: expected a run that kept validation stimuli from early "
                          f"stopping, got one with split.prior_fraction=0 ({runs[0].folder.parent}). Train it with "
                          "split.prior_fraction=0.5, or use prior_fit.source=out_of_fold.")
+    if source == "out_of_fold" and runs[0].manifest["stage"] == "adapt":
+        raise ValueError("prior_fit.source=out_of_fold: expected a run that was trained from fresh weights, of which "
+                         f"each part can be trained anew, got an adapted one ({runs[0].folder.parent}). Use "
+                         "prior_fit.source=validation, with a run whose split.prior_fraction is above 0.")
     decoders = list(enumerate(runs))
     config = {"split": SOURCES[source], "condition": source, "repetitions": repetitions, "seed": cfg.seed}
     if source == "out_of_fold":
@@ -102,6 +107,8 @@ def _rows(decoders: list[tuple[int, FoldRun]], data: list[BrainData], runs: list
         raise ValueError(f"run {runs[0].folder.parent}: expected stimuli of split {split!r} for the prior, got none. "
                          "Choose another prior_fit.source.")
     got, wanted = rows["n_averaged"].mean(), _test_repetitions(data[0])
+    if split == SOURCES["joint"]:
+        return rows
     if got < 0.9 * wanted:
         log.warning("prior: its predictions average %.3g repetitions a stimulus, those of the test %.3g: it is fitted "
                     "to more noise than it will meet and corrects too much. Validation stimuli often have more "
@@ -122,6 +129,6 @@ def _check(rows: pd.DataFrame, runs: list[FoldRun], *, source: str) -> None:
         split = run.data().trials.groupby("split")["stimulus_id"].agg(set)
         mine = rows[rows["run"] == i]
         met = set(mine["stimulus_id"])
-        assert met == split["prior" if source == "validation" else "train"], "all stimuli meant for it, and no others"
-        assert not met & (split["test"] | split.get("val", set())), "no test or validation stimulus"
+        assert met == split[{"validation": "prior", "joint": "val"}.get(source, "train")], "all meant for it, no others"
+        assert not met & (split["test"] | (split.get("val", set()) if source != "joint" else set())), "no test stimulus"
         assert not mine.duplicated(["subject", "stimulus_id"]).any(), "every stimulus is held out once"

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from brain2img.interfaces import Study
 from brain2img.stages.build import build_study, class_of, plain
-from brain2img.stages.workspace import adopt_run
+from brain2img.stages.workspace import adopt_run, given_overrides
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def members(cfg: DictConfig) -> list[DictConfig]:
     ValueError
         If a run is given beside a collection, or no member is for a modality asked for.
     """
-    given = _given()
+    given = given_overrides()
     if not (cfg.get("members") or cfg.get("by_modality")):
         return [suited(adopt_run(cfg, given=given))]
     if cfg.get("run"):
@@ -47,13 +47,8 @@ def members(cfg: DictConfig) -> list[DictConfig]:
 
 def collection_name(cfg: DictConfig) -> str:
     """Return the name of a collection's folders: with ``study=...`` and no ``name=...`` it says the study, too."""
-    given = [o.lstrip("+").partition("=")[0] for o in _given()]
+    given = [o.lstrip("+").partition("=")[0] for o in given_overrides()]
     return f"{cfg.name}_{build_study(cfg)[0].name}" if "study" in given and "name" not in given else str(cfg.name)
-
-
-def _given() -> list[str]:
-    """Return the overrides of the command line."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _names(cfg: DictConfig, *, given: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def predict(cfg: DictConfig) -> list[Path]:
     return folders
 
 
-def _rows(runs: list[FoldRun], split: str) -> tuple[pd.DataFrame, list]:
+def rows_to_decode(runs: list[FoldRun], split: str) -> tuple[pd.DataFrame, list]:
+    """Return the rows of a split, fold by fold, and the data of every fold."""
     data = [run.data() for run in runs]
     rows = pd.concat([test_rows(d, split=split, run=i) for i, d in enumerate(data)], ignore_index=True)
     if rows.empty:
@@ -76,13 +78,14 @@ def _rows(runs: list[FoldRun], split: str) -> tuple[pd.DataFrame, list]:
 
 
 def _decode(folder: StageFolder, runs: list[FoldRun], *, cfg: DictConfig, noise: bool) -> None:
-    rows, data = _rows(runs, cfg.predict_split)
+    rows, data = rows_to_decode(runs, cfg.predict_split)
     decode_rows(folder.work, rows, decoders=runs, data=data, batch_size=cfg.batch_size,
                 noise_seed=cfg.seed if noise else None)
 
 
 def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], data: list[BrainData], batch_size: int,
-                by: str = "run", noise_seed: int | None = None) -> None:
+                by: str = "run", noise_seed: int | None = None,
+                silenced: Mapping[str, np.ndarray] | None = None) -> None:
     """Decode rows of trials in all spaces and write them as predictions, going on where an earlier call stopped.
 
     Parameters
@@ -99,6 +102,8 @@ def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], da
         Column of `rows` with the place of a row's decoder in `decoders`.
     noise_seed
         Where given, Gaussian noise of this seed is decoded in place of the signals.
+    silenced
+        Subject -> places of channels that are set to 0, their training mean, before decoding.
     """
     specs = data[0].target_specs
     # latents and embeddings of a decoder are kept in half precision unless the space itself asks for more
@@ -113,7 +118,11 @@ def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], da
         for part in progress(parts, description="decode"):
             part = part[part >= writer.done]
             generator = None if noise_seed is None else np.random.default_rng([noise_seed, i, int(part[0]), 3])
-            predicted = decoder.predict(data[i].batch(rows.iloc[part], noise=generator))
+            batch = data[i].batch(rows.iloc[part], noise=generator)
+            for subject, x in batch.signals.items():
+                if silenced is not None:
+                    x[:, silenced[subject]] = 0.0
+            predicted = decoder.predict(batch)
             writer.write({name: predicted[name] for name in specs})
     writer.close()
     Predictions.write(folder, rows=rows, specs=specs)
@@ -132,7 +141,7 @@ def _shuffled(folder: StageFolder, decoded: Path) -> None:
 
 
 def _mean(folder: StageFolder, runs: list[FoldRun], *, split: str) -> None:
-    rows, data = _rows(runs, split)
+    rows, data = rows_to_decode(runs, split)
     specs: dict[str, EmbeddingSpec] = data[0].target_specs
     for name in specs:
         write_array(folder.work / f"{name}.npy", np.stack([d.mean_target(name) for d in data]))
@@ -140,7 +149,7 @@ def _mean(folder: StageFolder, runs: list[FoldRun], *, split: str) -> None:
 
 
 def _true(folder: StageFolder, runs: list[FoldRun], *, split: str) -> None:
-    rows, data = _rows(runs, split)
+    rows, data = rows_to_decode(runs, split)
     found = data[0].targets
     ids = rows["stimulus_id"].tolist()
     places = {tuple(cache.rows(ids)) for cache in found.values()}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig
 from PIL import Image
 
 from brain2img.artifacts import Predictions, StageFolder, digest, open_folder, safe_name, write_table, writing
+from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Reconstructor
 from brain2img.stages.build import build_reconstructors, plain
@@ -82,12 +84,11 @@ def _images(folder: StageFolder, predictions: Predictions, reconstructor: Recons
             cfg: DictConfig) -> None:
     rows = predictions.rows
     rows = rows[rows["stimulus_id"].isin(rendered(rows["stimulus_id"], cfg.reconstruct.n_stimuli))]
-    fits = type(reconstructor).fit is not Reconstructor.fit
     begun = (folder.work / "started.json").stat().st_mtime if cfg.overwrite else 0.0
     store.mkdir(parents=True, exist_ok=True)
     pictures = pd.Series(index=rows.index, dtype=object)
     for fold in sorted(set(rows["run"])):
-        fitted = fold_run(cfg, predictions, fold) if fits else None
+        fitted = fold_run(cfg, predictions, fold) if reconstructor.fits else None
         mine = rows.index[rows["run"] == fold].to_numpy()
         pictures[mine] = [store / f"{key}.png" for key in row_keys(
             predictions, mine, reconstructor.needs, fitted=fitted.manifest["id"] if fitted else "")]
@@ -136,4 +137,20 @@ def _fit(reconstructor: Reconstructor, run: FoldRun) -> None:
     """Show the reconstructor the training stimuli of one fold."""
     data = run.data()
     ids = sorted(set(data.trials.loc[data.trials["split"] == "train", "stimulus_id"]))
-    reconstructor.fit({space: data.target(space, ids) for space in reconstructor.needs}, data.study.stimuli_of(ids))
+    reconstructor.fit(_Targets(data, ids, reconstructor.needs), data.study.stimuli_of(ids))
+
+
+class _Targets(Mapping[str, np.ndarray]):
+    """Space -> its true embeddings, read when asked for: those of the layers of a network may not fit into memory."""
+
+    def __init__(self, data: BrainData, ids: list[str], spaces: tuple[str, ...]) -> None:
+        self.data, self.ids, self.spaces = data, ids, spaces
+
+    def __getitem__(self, space: str) -> np.ndarray:
+        return self.data.target(space, self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.spaces)
+
+    def __len__(self) -> int:
+        return len(self.spaces)

@@ -20,7 +20,7 @@ from brain2img.stages.build import build_metrics, plain
 from brain2img.stages.features import PictureFeatures
 from brain2img.stages.workspace import CONDITIONS, fold_runs, made_folders, relative
 
-CURVES = ("repetitions", "time_course")
+CURVES = ("repetitions", "time_course", "regions")
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
 
@@ -81,7 +81,7 @@ class MemberScores:
         return self.root / curve / self.name
 
     def curve(self, curve: str) -> pd.DataFrame | None:
-        """Return the table of the repetitions or the time course, or None where it was not made."""
+        """Return the table of the repetitions, the time course or the regions, or None where it was not made."""
         made = (self._curve(curve) / "manifest.json").exists()
         return pd.read_parquet(self._curve(curve) / f"{curve}.parquet").assign(study=self.study) if made else None
 
@@ -99,7 +99,7 @@ class MemberScores:
         found = {" ".join(filter(None, (self.name, stage, key, condition))): folder.manifest["id"]
                  for stage, key, condition, folder in self._folders()}
         found |= {f"{self.name} metric space {name}": spec.uid for name, spec in self._specs.items()}
-        return found | {f"{self.name} {c}": read_manifest(self._curve(c))["id"] for c in CURVES
+        return found | {f"{self.name} {c}": read_manifest(self._curve(c))["id"] for c in (*CURVES, "importance")
                         if (self._curve(c) / "manifest.json").exists()}
 
     def entry(self) -> dict[str, Any]:
@@ -117,7 +117,9 @@ class MemberScores:
                 "subjects": self.manifest["subjects"], "seed": self.manifest["seed"],
                 "n_fold_runs": len(self.runs),
                 "prepared": relative(self.prepared.folder, self.root),
-                "run": relative(self.runs[0].folder.parent, self.root), **paths, "seconds": seconds}
+                "run": relative(self.runs[0].folder.parent, self.root), **paths, "seconds": seconds,
+                "importance": relative(self._curve("importance"), self.root) if (
+                    self._curve("importance") / "manifest.json").exists() else None}
 
     def score(self, *, seed: int) -> Tables:
         """Return the row-level scores of every condition, and the chance levels (found on the decoded rows)."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, digest, open_folder, read_manifest
+from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
+from brain2img.interfaces import Decoder
 from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
 from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, prepared_folder, relative, training_config
 
@@ -33,9 +35,7 @@ def train(cfg: DictConfig) -> Path:
     config = training_config(cfg)
     folds = list(iterate_folds(config))
     run = outputs(cfg) / "train" / cfg.name
-    study = identity_of_study(plain(cfg.study))
-    facts = {"name": cfg.name, "label": cfg.label, "n_fold_runs": len(folds), "study": study,
-             "study_name": prepared.name, "later": {key: plain(cfg.get(key)) for key in LATER}}
+    facts = run_facts(cfg, prepared=prepared, n_fold_runs=len(folds))
     for number, (fold, split_seed, seed) in enumerate(folds):
         train_fold(run / f"fold-{fold}_seed-{seed}", config=config, prepared=prepared, found=found, root=outputs(cfg),
                    place={"fold": fold, "split_seed": split_seed, "decoder_seed": seed}, overwrite=cfg.overwrite,
@@ -43,9 +43,17 @@ def train(cfg: DictConfig) -> Path:
     return run
 
 
+def run_facts(cfg: DictConfig, *, prepared: PreparedStudy, n_fold_runs: int) -> dict[str, Any]:
+    """Return what the manifest of every fold of a run remembers for later stages."""
+    return {"name": cfg.name, "label": cfg.label, "n_fold_runs": n_fold_runs,
+            "study": identity_of_study(plain(cfg.study)), "study_name": prepared.name,
+            "later": {key: plain(cfg.get(key)) for key in LATER}}
+
+
 def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy, found: Mapping[str, EmbeddingCache],
                root: Path, place: Mapping[str, Any], overwrite: bool, facts: Mapping[str, Any],
-               description: str) -> None:
+               description: str, fit: Callable[[Decoder, BrainData, Path], None] | None = None,
+               inputs: Mapping[str, str] | None = None) -> None:
     """Train one decoder into the folder `path`, or go on with it, unless it is finished.
 
     Parameters
@@ -67,8 +75,12 @@ def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy
         What the manifest remembers for later stages.
     description
         What the log calls it.
+    fit
+        What is done to the untrained decoder in the folder; by default it is fitted on the training split.
+    inputs
+        Ids of what it is made of beside the study and its embeddings.
     """
-    inputs = {"prepared": prepared.manifest["id"],
+    inputs = {**(inputs or {}), "prepared": prepared.manifest["id"],
               **{name: read_manifest(cache.folder)["id"] for name, cache in found.items()}}
     folder = open_folder(path, stage="train", config={**config, **place}, inputs=inputs, overwrite=overwrite)
     if folder.finished:
@@ -81,13 +93,17 @@ def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy
         data.save_normalisation(folder.work)
     data.load_normalisation(folder.work)
     decoder = build_decoder(config, data=data, seed=place["decoder_seed"])
-    decoder.fit(data, folder=folder.work)
+    if fit is None:
+        decoder.fit(data, folder=folder.work)
+    else:
+        fit(decoder, data, folder.work)
     decoder.save(folder.work)
     folder.finish(**facts, fold=place["fold"], seed=place["decoder_seed"], split_seed=place["split_seed"],
-                  held_out=place.get("held_out"), subjects=data.subjects, splits=_split_hashes(data), paths={
+                  held_out=place.get("held_out"), subjects=data.subjects, splits=split_hashes(data), paths={
                       "prepared": relative(prepared.folder, root),
                       "caches": {name: relative(cache.folder, root) for name, cache in found.items()}})
 
 
-def _split_hashes(data) -> dict[str, str]:
+def split_hashes(data: BrainData) -> dict[str, str]:
+    """Return a hash of the stimulus ids of every split."""
     return {split: digest(sorted(set(group["stimulus_id"]))) for split, group in data.trials.groupby("split")}

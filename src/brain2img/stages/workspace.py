@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
@@ -29,6 +30,11 @@ LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "
          "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
 """Settings a run remembers for the stages after it."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
+
+
+def given_overrides() -> list[str]:
+    """Return the overrides of the command line."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def conditions(cfg: DictConfig) -> list[str]:

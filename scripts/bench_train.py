@@ -1,0 +1,303 @@
+"""Measures a training step of every deep decoder against its matrix products and a bare AdamW step, on the CPU in fp32.
+
+    python scripts/bench_train.py                                     # all models, published and small size
+    python scripts/bench_train.py --models published/mindbridge_subj01 demo/fmri_mindbridge --steps 11
+    python scripts/bench_train.py --models demo/fmri_mindbridge --plain --json bench_train.json
+
+- **step** is what `DeepDecoder.fit` does for one batch, in Lightning's loop with its callbacks (averaged weights where
+  trainer.ema is set), on batches of noise in memory, pooled once as `fit` keeps them: zeroing, forward, losses,
+  backward, clipping, AdamW. From the end of one batch to the end of the next. Loading is what bench_loader.py measures.
+- **floor** is the matrix products of that step alone (torch.mm of the same shapes into memory that is there: forward,
+  by the weight, and by the input where it has a gradient, for every nn.Linear, as hooks find them in the real step;
+  attention and convolutions are not among them), and a bare torch.optim.AdamW(fused=True) step on the same parameters.
+
+A model is a process of its own. In it step and floor take turns; step / floor is the median over turns, of which the
+first two do not count. Peak memory is VmHWM of the process. A model at published size needs about 17 bytes a parameter,
+and is left out where that is not free. Where other work shares the machine, OMP_NUM_THREADS=1 with --clock cpu counts
+the seconds that the process ran rather than those that passed. --plain trains with AdamW's default loop, and clipping
+that always writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Goal for MindBridge at published size; bytes a parameter takes: weights, gradients, two moments and some room.
+RATIO, BYTES = 1.3, 17
+WARM_UP = 2
+log = logging.getLogger("bench_train")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", help="experiments; by default all published ones and those on scenes")
+    parser.add_argument("--steps", type=int, default=9, help="that are measured")
+    parser.add_argument("--batch-size", type=int, help="trials; by default that of the experiment")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--plain", action="store_true", help="AdamW and clipping as they come")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--task", help=argparse.SUPPRESS)  # one measurement, in its own process
+    options = parser.parse_args()
+    if options.task:
+        sys.stdout.write(json.dumps(measure(**json.loads(options.task))))
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    experiments = ROOT / "configs/experiment"
+    found = [str(path.relative_to(experiments).with_suffix(""))
+             for folder in ("published", "scenes") for path in sorted((experiments / folder).glob("*.yaml"))]
+    results = []
+    for model in options.models or found:
+        result = child(model=model, steps=options.steps, batch_size=options.batch_size, plain=options.plain,
+                       clock=options.clock)
+        log.info("%s: %s", model, result)
+        if "left_out" not in result:
+            results.append(result)
+    sys.stdout.write(report(results))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def child(**task: Any) -> dict[str, Any]:
+    """Run one task in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, "--task", json.dumps(task)], stdout=subprocess.PIPE, check=True,
+                          text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+# ---- one model, in a process of its own
+
+
+def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, clock: str) -> dict[str, Any]:
+    """Train `model` for some steps, in turns with its floor."""
+    import torch
+
+    from brain2img.decoders.callbacks import AveragedWeights
+    from brain2img.decoders.deep import DeepDecoder
+    from brain2img.decoders.module import DeepModule
+    from brain2img.decoders.training import own_randomness
+    from brain2img.stages.build import build_decoder
+    from brain2img.stages.counting import count
+    from brain2img.stages.run import _keep_freed_memory
+
+    _keep_freed_memory()  # as every script does
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    config, signals, embeddings = described(model)
+    if "deep" not in config["decoder"]["_target_"]:
+        return {"left_out": f"{config['decoder']['_target_']} is not trained in steps"}
+    config["trainer"] |= {"accelerator": "cpu", "precision": "32-true", "max_epochs": 1, "accumulate": 1,
+                          "batch_size": batch_size or config["trainer"]["batch_size"]}
+    n_parameters = count(config, signals=signals, embeddings=embeddings).live
+    if n_parameters * BYTES > free():
+        return {"left_out": f"{n_parameters * BYTES / 1e9:.1f} GB are needed, {free() / 1e9:.1f} GB are free"}
+    data: Any = type("Data", (), {"specs": signals, "target_specs": embeddings})
+    decoder = build_decoder(config, data=data, seed=0)
+    assert isinstance(decoder, DeepDecoder)
+    if plain:
+        DeepModule.configure_gradient_clipping = plain_clipping  # type: ignore[method-assign]
+    ema = decoder.settings.ema
+    now = time.perf_counter if clock == "wall" else time.process_time
+    turns = interleaved(decoder, plain=plain, now=now)
+    batches = noise(signals, embeddings, size=decoder.settings.batch_size, n=2)
+    adapter, pooling = decoder.module.adapter, None
+    if adapter.has_fixed_part and decoder.module.augmentation is None:
+        pooling = once(adapter, batches, now=now)
+
+    class Loader:  # a list would be several loaders to Lightning
+        def __len__(self) -> int:
+            return WARM_UP + steps
+
+        def __iter__(self) -> Any:
+            return (batches[i % 2] for i in range(WARM_UP + steps))
+
+    with own_randomness():
+        torch.manual_seed(0)
+        trainer = decoder._trainer([*([AveragedWeights(ema)] if ema else []), turns])
+        trainer.fit(decoder.module, Loader())
+    seconds = {key: statistics.median(values[WARM_UP:]) for key, values in turns.seconds.items()}
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    return {"model": model, "plain": plain, "parameters": n_parameters, "batch": decoder.settings.batch_size,
+            "threads": torch.get_num_threads(), "ema": ema, "clip": decoder.settings.gradient_clip, **seconds,
+            "samples_per_second": decoder.settings.batch_size / seconds["step"], "peak_rss": peak,
+            "ratio": statistics.median(s / (p + a) for s, p, a in zip(
+                *(turns.seconds[key][WARM_UP:] for key in ("step", "products", "adamw")), strict=True)),
+            "pooling": pooling, "clock": clock}
+
+
+def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the training configuration of an experiment, and the signals and embeddings it is for."""
+    from hydra import compose, initialize_config_dir
+
+    from brain2img.data.prepared import PreparedStudy
+    from brain2img.stages.build import build, build_spaces, plain
+    from brain2img.stages.counting import embeddings_of, signals_of
+    from brain2img.stages.workspace import training_config
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment={model}"])
+    published = plain(cfg.get("published"))
+    if published:
+        return training_config(cfg), signals_of(published), embeddings_of(published)
+    with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:  # the study itself, with few stimuli
+        build({**plain(cfg.study), "n_train": 64, "n_val": 8}).prepare(None, Path(folder))
+        study = PreparedStudy(Path(folder), finished=False)
+        stimuli = study.stimuli_of(list(study.stimulus_table["stimulus_id"]))
+        embeddings = {name: space.spec(stimuli) for name, space in build_spaces(cfg).items()}
+        return training_config(cfg), dict(study.specs), embeddings
+
+
+def noise(signals: dict[str, Any], embeddings: dict[str, Any], *, size: int, n: int) -> list[Any]:
+    """Return batches of `size` trials, as many of each subject."""
+    import torch
+
+    from brain2img.records import BrainBatch
+
+    generator, batches = torch.Generator().manual_seed(0), []
+    for _ in range(n):
+        subject = torch.arange(size) % len(signals)
+        rows = {name: torch.nonzero(subject == i).flatten() for i, name in enumerate(signals)}
+        batches.append(BrainBatch(
+            signals={name: torch.randn(len(rows[name]), spec.n_channels, spec.n_times, generator=generator)
+                     for name, spec in signals.items()}, rows=rows, stimulus_ids=[str(i) for i in range(size)],
+            targets={name: torch.rand(size, *spec.shape, generator=generator) for name, spec in embeddings.items()}))
+    return batches
+
+
+def interleaved(decoder: Any, *, plain: bool, now: Callable[[], float]) -> Any:
+    """Return a callback that measures every batch and, after it, the floor."""
+    import torch
+    from lightning.pytorch import Callback
+    from torch import nn
+
+    class Turns(Callback):
+        def __init__(self) -> None:
+            self.seconds: dict[str, list[float]] = {"step": [], "products": [], "adamw": []}
+            self.linear: list[tuple[Any, int, bool]] = []  # layer, rows, whether the input has a gradient
+            self.hooks = [module.register_forward_pre_hook(self.see) for module in decoder.module.modules()
+                          if isinstance(module, nn.Linear)]
+
+        def see(self, layer: Any, inputs: Any) -> None:
+            self.linear.append((layer, inputs[0].numel() // layer.in_features, inputs[0].requires_grad))
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            if plain:
+                for group in trainer.optimizers[0].param_groups:
+                    group["fused"] = None
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            self.begun = now()
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            self.seconds["step"].append(now() - self.begun)
+            for hook in self.hooks:
+                hook.remove()
+            if not self.seconds["products"]:
+                self.products, self.bare = products(self.linear), bare_step(trainer.optimizers[0])
+            for key, part in (("products", self.products), ("adamw", self.bare)):
+                begun = now()
+                with torch.no_grad():
+                    part()
+                self.seconds[key].append(now() - begun)
+            self.begun = now()
+
+    return Turns()
+
+
+def products(linear: list[tuple[Any, int, bool]]) -> Any:
+    """Return a function that computes the matrix products of these calls of linear layers, and nothing else."""
+    import torch
+
+    buffers: dict[tuple[int, int], Any] = {}
+
+    def buffer(rows: int, columns: int, *, of: str) -> Any:
+        return buffers.setdefault((rows, columns, of), torch.randn(rows, columns))  # type: ignore[call-overload]
+
+    def run() -> None:
+        for layer, rows, has_gradient in linear:
+            weight = layer.weight
+            x, y = (buffer(rows, n, of=of) for n, of in ((layer.in_features, "x"), (layer.out_features, "y")))
+            torch.mm(x, weight.T, out=buffer(*y.shape, of="out"))
+            if has_gradient:
+                torch.mm(y, weight, out=buffer(*x.shape, of="out"))
+            if weight.grad is not None:
+                torch.mm(y.T, x, out=weight.grad)  # of no more use: the next step begins with none
+
+    for layer, rows, _ in linear:  # so that no turn allocates
+        for columns in (layer.in_features, layer.out_features):
+            for of in ("x", "y", "out"):
+                buffer(rows, columns, of=of)
+    return run
+
+
+def bare_step(optimizer: Any) -> Any:
+    """Return the step of a fused AdamW that shares parameters and moments with `optimizer`, and changes no weight."""
+    import torch
+
+    bare = torch.optim.AdamW([p for group in optimizer.param_groups for p in group["params"]], lr=0.0,
+                             weight_decay=0.0, fused=True)
+    bare.state = optimizer.state
+    return bare.step
+
+
+def plain_clipping(self: Any, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+                   ) -> None:
+    self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val,
+                        gradient_clip_algorithm=gradient_clip_algorithm)
+
+
+def once(adapter: Any, batches: list[Any], *, now: Callable[[], float]) -> float:
+    """Pool the signals of the batches in their place; return the seconds that one batch takes."""
+    import torch
+
+    seconds = []
+    for _ in range(WARM_UP + 5):
+        begun = now()
+        with torch.no_grad():
+            pooled = [{s: adapter.once(x, s) for s, x in batch.signals.items()} for batch in batches]
+        seconds.append((now() - begun) / len(batches))
+    for batch, signals in zip(batches, pooled, strict=True):
+        batch.signals.update(signals)
+    return statistics.median(seconds[WARM_UP:])
+
+
+def free() -> int:
+    """Return the bytes of memory that are free or can be freed."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+
+
+# ---- report
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """Return the table in Markdown."""
+    clocks = "; ".join(sorted({f"{r['clock']} seconds, threads: {r['threads']}" for r in results}))
+    lines = ["", f"CPU, fp32; floor = matrix products + fused AdamW; {clocks}", "",
+             "| model | parameters | batch | samples / s | step s | products s | AdamW s | step / floor | pooling ms "
+             "| peak RSS GB | goal |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for r in results:
+        is_goal = "published/mindbridge" in r["model"]
+        goal = f"<= {RATIO} {'met' if r['ratio'] <= RATIO else 'NOT MET'}" if is_goal else ""
+        pooled = "" if r["pooling"] is None else f"{1e3 * r['pooling']:.1f}"
+        lines.append(f"| {r['model']}{' (plain)' if r['plain'] else ''} | {r['parameters'] / 1e6:.2f} M | {r['batch']} "
+                     f"| {r['samples_per_second']:.1f} | {r['step']:.4f} | {r['products']:.4f} | {r['adamw']:.4f} "
+                     f"| {r['ratio']:.2f} | {pooled} | {r['peak_rss'] / 1e9:.2f} | {goal} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()

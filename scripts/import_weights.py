@@ -1,0 +1,25 @@
+"""A published checkpoint -> a run under outputs/train that predict.py and the stages after it can use.
+
+The study must be prepared and its stimuli embedded. Every weight must find its place; the report stands in the run.
+
+python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_subj1257 study.raw=<NSD>
+python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_subj02
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from brain2img.stages.command_line import check_command_line
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="import_weights")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.import_weights import import_weights
+    from brain2img.stages.run import run
+
+    run(import_weights, cfg)
+
+
+if __name__ == "__main__":
+    check_command_line()
+    main()

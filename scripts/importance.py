@@ -1,0 +1,23 @@
+"""Voxel-importance maps (NIfTI, slices, sums by region) of a trained decoder, under outputs/importance.
+
+python scripts/importance.py run=outputs/train/demo/fmri_ridge
+python scripts/importance.py run=outputs/train/scenes/vit3d importance.method=occlusion importance.block=4
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from brain2img.stages.command_line import check_command_line
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="importance")
+def main(cfg: DictConfig) -> None:
+    from brain2img.stages.importance import importance
+    from brain2img.stages.run import run
+
+    run(importance, cfg)
+
+
+if __name__ == "__main__":
+    check_command_line()
+    main()

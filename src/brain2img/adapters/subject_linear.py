@@ -1,0 +1,100 @@
+"""One linear map per subject onto a shared width: the adapters of MindEye and MindEye2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from torch import Tensor, nn
+
+from brain2img.interfaces import SubjectAdapter
+from brain2img.layers import nonlinearity
+from brain2img.records import Features, Grid, SignalSpec
+
+
+class SubjectLinear(SubjectAdapter):
+    """Voxels -> shared width by a linear layer of each subject's own, with or without a nonlinearity after it.
+
+    MindEye2 (Scotti et al., ICML 2024, arXiv:2403.11207, https://github.com/MedARC-AI/MindEyeV2): the linear layer
+    alone, which it calls ridge (it is one through weight decay). MindEye (Scotti et al., NeurIPS 2023,
+    arXiv:2305.18274, https://github.com/MedARC-AI/fMRI-reconstruction-NSD): Linear, LayerNorm, GELU, Dropout 0.5, the
+    input of its model of one subject (``activation: gelu, dropout: 0.5``); its low-level model: Linear without bias,
+    LayerNorm, SiLU, Dropout 0.5.
+
+    Deviation: a subject that is added gets fresh weights and a fresh bias. Upstream a new subject inherits the bias of
+    the first subject of the pre-training, because checkpoints are loaded by place and with ``strict=False``.
+
+    Parameters
+    ----------
+    specs
+        Subject -> its signals; T must be 1 (single-trial betas).
+    grid
+        ``(shared width, 1)`` of the encoder.
+    bias
+        Of the linear layer.
+    activation
+        None, or "gelu" or "silu" after a LayerNorm.
+    dropout
+        At the end.
+
+    Raises
+    ------
+    ValueError
+        If signals or grid have more than one sample, or the activation is unknown.
+    """
+
+    def __init__(self, *, specs: Mapping[str, SignalSpec], grid: Grid, bias: bool = True,
+                 activation: str | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        if grid.T != 1:
+            raise ValueError(f"SubjectLinear adapter: expected an encoder with a grid of one sample, got {grid}. "
+                             "Choose encoder=residual_mlp, or adapter=subject_token for this encoder.")
+        self.specs: dict[str, SignalSpec] = {}
+        self.grid, self.bias, self.activation, self.dropout = grid, bias, activation, dropout
+        self.linears = nn.ModuleDict()
+        for spec in specs.values():
+            self.add_subject(spec)
+
+    def add_subject(self, spec: SignalSpec) -> None:
+        """Add a fresh linear layer; see `SubjectAdapter`."""
+        if spec.n_times != 1:
+            raise ValueError(f"SubjectLinear adapter, subject {spec.subject!r}: expected one value per voxel (T = 1), "
+                             f"got {spec.n_times} samples. Choose adapter=subject_token for time series.")
+        width = self.grid.F
+        layers: list[nn.Module] = [nn.Linear(spec.n_channels, width, bias=self.bias)]
+        if self.activation is not None:
+            layers += [nn.LayerNorm(width), nonlinearity(self.activation)]
+        self.linears[spec.subject] = nn.Sequential(*layers, nn.Dropout(self.dropout))
+        self.specs[spec.subject] = spec
+
+    def parameters_of(self, subject: str) -> list[nn.Parameter]:
+        """See `SubjectAdapter`."""
+        return list(self._of(subject).parameters())
+
+    def _of(self, subject: str | None) -> nn.Module:
+        if subject is None or subject not in self.linears:
+            raise ValueError(f"SubjectLinear adapter: expected one of the subjects {sorted(self.linears)}, got "
+                             f"{subject!r}. Every subject needs a linear map of its own: adapt the run to this one.")
+        return self.linears[subject]
+
+    def forward(self, x: Tensor, subject: str | None) -> Features:
+        """Map ``(B_s, V, 1)`` to a grid ``(B_s, width, 1)``.
+
+        Raises
+        ------
+        ValueError
+            If the subject is None or unknown, or the number of voxels is not that of the subject.
+        """
+        layers = self._of(subject)
+        expected = self.specs[str(subject)].n_channels
+        if x.shape[1:] != (expected, 1):
+            raise ValueError(f"SubjectLinear adapter, subject {subject!r}: expected {expected} voxels of one sample, "
+                             f"got {x.shape[1]} of {x.shape[2]}. Use the voxels that the run was trained on.")
+        return Features(layers(x.squeeze(-1)).unsqueeze(-1))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return a small instance for two subjects "sub-01" (50 voxels) and "sub-02" (40)."""
+        specs = {name: SignalSpec(subject=name, modality="fmri", units="a.u.", n_channels=n, n_times=1)
+                 for name, n in (("sub-01", 50), ("sub-02", 40))}
+        return cls(specs=specs, grid=Grid(16, 1))

@@ -1,0 +1,126 @@
+"""Training batches of a new subject, each beside trials of a subject that the model knows already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from brain2img.data.datamodule import BrainData
+from brain2img.data.dataset import EpochSampler
+from brain2img.data.once import KeptTrials
+from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
+
+
+@dataclass
+class PairedBatch(BrainBatch):
+    """A batch of the new subject's trials, and beside it trials of a known one.
+
+    Parameters
+    ----------
+    sources
+        Known subject -> ``(B_a, C_a, T_a)`` float32 normalised signals of any of its training trials. They are neither
+        among `rows` nor decoded.
+    """
+
+    sources: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: Any) -> PairedBatch:
+        """Return the batch with every tensor on `device`."""
+        base = super().to(device)
+        return PairedBatch(signals=base.signals, rows=base.rows, stimulus_ids=base.stimulus_ids, targets=base.targets,
+                           sources={k: v.to(device) for k, v in self.sources.items()})
+
+
+class PairedSampler(EpochSampler):
+    """Batches of trials of the new subject, each with as many trials of one known subject, one subject after the other.
+
+    A pure function of seed and epoch, as `EpochSampler` is; the new subject's order is the one that it gives.
+
+    Parameters
+    ----------
+    n, batch_size, seed
+        See `EpochSampler`.
+    sources
+        Known subject -> number of its training trials.
+    """
+
+    def __init__(self, n: int, *, batch_size: int, seed: int, sources: Mapping[str, int]) -> None:
+        super().__init__(n, batch_size=batch_size, seed=seed)
+        self.sources = dict(sources)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield (places of the new subject's trials, known subject, places of its trials)."""
+        names = list(self.sources)
+        for number, places in enumerate(super().__iter__()):
+            source = names[(self.epoch * len(self) + number) % len(names)]
+            rng = np.random.default_rng([self.seed, self.epoch, number, 78])
+            n = self.sources[source]
+            yield places, source, rng.choice(n, size=min(len(places), n), replace=False).tolist()
+
+
+class _PairedTrials(Dataset):
+    def __init__(self, target: BrainData, sources: BrainData, *, kept: KeptTrials | None) -> None:
+        self.target, self.sources, self.kept = target, sources, kept
+        self.items = target.single_trials("train").reset_index(drop=True)
+        rows = sources.single_trials("train")
+        self.rows = {s: group["trial_ids"].tolist() for s, group in rows.groupby("subject", sort=False)}
+
+    def __getitem__(self, chosen: tuple[list[int], str, list[int]]) -> PairedBatch:
+        places, source, others = chosen
+        batch = self.target.batch(self.items.iloc[places], kept=self.kept)
+        x = self.sources.signals(source, [self.rows[source][i] for i in others])
+        return PairedBatch(signals=batch.signals, rows=batch.rows, stimulus_ids=batch.stimulus_ids,
+                           targets=batch.targets, sources={source: torch.from_numpy(x)})
+
+
+class PairedData:
+    """The data of a new subject, whose training batches come with trials of known subjects.
+
+    Each step of MindBridge's adaptation (Wang et al., CVPR 2024, https://github.com/littlepure2333/MindBridge) uses one
+    batch of a source subject, these in turn, and one of the new subject.
+
+    Parameters
+    ----------
+    target
+        The new subject's data; validation and test are its own alone.
+    sources
+        Data of the subjects that the model was trained on, normalised as they were then.
+    """
+
+    def __init__(self, target: BrainData, *, sources: BrainData) -> None:
+        self.target, self.sources = target, sources
+        self.specs: dict[str, SignalSpec] = target.specs
+        self.target_specs: dict[str, EmbeddingSpec] = target.target_specs
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the new subject has validation trials."""
+        return self.target.has_validation
+
+    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
+        """Return shuffled `PairedBatch` batches of the new subject's training trials, their signals as `kept` has them.
+
+        Those of the known subjects are read anew: they go through the adapters of another decoder.
+        """
+        trials = _PairedTrials(self.target, self.sources, kept=kept)
+        sampler = PairedSampler(len(trials.items), batch_size=batch_size, seed=seed,
+                                sources={s: len(rows) for s, rows in trials.rows.items()})
+        return DataLoader(trials, sampler=sampler, batch_size=None, num_workers=0)
+
+    def signals(self, subject: str, trial_ids: list[list[int]]) -> np.ndarray:
+        """Return signals of the new subject; see `BrainData.signals`."""
+        return self.target.signals(subject, trial_ids)
+
+    def training_targets(self, space: str) -> np.ndarray:
+        """Return the embeddings of the new subject's training stimuli; see `BrainData.training_targets`."""
+        return self.target.training_targets(space)
+
+    def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
+        """Return batches of the new subject alone; see `BrainData.eval_loader`."""
+        return self.target.eval_loader(split, batch_size=batch_size)

@@ -1,0 +1,98 @@
+"""What one regression starts from: the training signals of a subject in the units in which they are penalised."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Memory of the targets that are read at once for a sample of them (bytes).
+_READ = 128_000_000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One subject and one set of voxels: the training signals, and how a signal becomes one of them.
+
+    Parameters
+    ----------
+    subject
+        Its name.
+    features
+        ``(p,)`` which of the ``C * T`` values of a signal are used.
+    stimuli
+        The stimulus of each row; of single trials, one more often than once.
+    x
+        ``(n, p)`` float32, ``(signals - centre) * scale`` of these values.
+    centre, scale
+        ``(p,)`` float32.
+    """
+
+    subject: str
+    features: np.ndarray
+    stimuli: list[str]
+    x: Tensor
+    centre: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, data: Any, subject: str, *, features: np.ndarray, single: bool, standardise: bool, relative: bool,
+           cv: int) -> Self:
+        """Read the training signals of a subject; options as those of `Ridge`.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer stimuli than two for each of the `cv` inner folds.
+        """
+        items = data.single_trials("train") if single else data.items("train")
+        items = items[items["subject"] == subject]
+        n = items["stimulus_id"].nunique()
+        if n < 2 * cv:
+            raise ValueError(f"training stimuli of subject {subject!r}: expected at least {2 * cv} for {cv} inner "
+                             f"folds, got {n}. Lower decoder.cv or add trials.")
+        x = data.signals(subject, items["trial_ids"].tolist()).reshape(len(items), -1)
+        if len(features) < x.shape[1]:
+            x = np.ascontiguousarray(x[:, features])
+        centre = x.mean(axis=0)
+        x -= centre
+        scale = np.ones_like(centre)
+        if standardise:
+            std = x.std(axis=0)
+            scale = np.divide(1, std, out=scale, where=std > 0)
+            x *= scale
+        if relative:
+            unit = np.sqrt(np.mean(np.sum(x**2, axis=1)))
+            x /= unit
+            scale = scale / unit
+        placed = torch.from_numpy(x).to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(subject, features, items["stimulus_id"].tolist(), placed, centre, scale.astype(np.float32))
+
+    def content(self) -> list[str]:
+        """Return hashes of the signals, and of what brought them there."""
+        return [hashlib.sha256(np.ascontiguousarray(part).data).hexdigest()
+                for part in (self.x.cpu().numpy(), self.centre, self.scale)]
+
+    def folds(self, n: int, *, seed: int) -> Any:
+        """Return n inner folds over the rows that never share a stimulus, a splitter of scikit-learn."""
+        from sklearn.model_selection import KFold, PredefinedSplit
+
+        folds = KFold(n, shuffle=True, random_state=seed)
+        stimuli, which = np.unique(self.stimuli, return_inverse=True)
+        if len(stimuli) == len(self.stimuli):
+            return folds
+        fold_of = np.empty(len(stimuli), dtype=int)
+        for number, (_, held) in enumerate(folds.split(stimuli)):
+            fold_of[held] = number
+        return PredefinedSplit(fold_of[which])
+
+    def sampled(self, data: Any, space: str, columns: np.ndarray) -> np.ndarray:
+        """Return some values ``(n, d)`` of the embeddings, a few whole embeddings at a time."""
+        stop = int(columns[-1]) + 1
+        step = max(1, _READ // (4 * stop))
+        return np.concatenate([data.target_columns(space, self.stimuli[i:i + step], start=0, stop=stop)[:, columns]
+                               for i in range(0, len(self.stimuli), step)])

@@ -1,0 +1,173 @@
+"""Parameters of a decoder that is built without memory, and which of them a training step reaches."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from brain2img.decoders.ridge import Ridge
+from brain2img.interfaces import Decoder
+from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
+from brain2img.stages.build import build_decoder
+
+log = logging.getLogger(__name__)
+
+VOLUME = (81, 104, 83)
+"""NSD's functional volume of subject 1 at 1.8 mm, where an experiment states no other."""
+TRIALS = 4
+"""Trials of each subject in the batch that is traced."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of one decoder.
+
+    Parameters
+    ----------
+    parameters
+        Name of every parameter -> number of values, in the order of the modules.
+    reached
+        Names of those that a training step has a gradient for, or None where it could not be traced.
+    untraced
+        Why it could not be traced, or "".
+    """
+
+    parameters: Mapping[str, int]
+    reached: frozenset[str] | None
+    untraced: str = ""
+
+    @property
+    def total(self) -> int:
+        """All parameters, live or not."""
+        return sum(self.parameters.values())
+
+    @property
+    def unreached(self) -> dict[str, int]:
+        """Name -> values of the parameters without a gradient; none where the step was not traced."""
+        if self.reached is None:
+            return {}
+        return {name: n for name, n in self.parameters.items() if name not in self.reached}
+
+    @property
+    def live(self) -> int:
+        """Parameters that a training step reaches."""
+        return self.total - sum(self.unreached.values())
+
+    def below(self, path: str) -> dict[str, int]:
+        """Return the parameters of the module (or parameter) of this path."""
+        return {name: n for name, n in self.parameters.items() if name == path or name.startswith(f"{path}.")}
+
+    def by_module(self, subjects: Sequence[str]) -> list[tuple[str, int, int]]:
+        """Return (module, subjects that have one of their own, parameters).
+
+        The modules are the parts of the adapter, the trunk, each head, and each loss that has parameters.
+        """
+        sums: Counter[str] = Counter()
+        owners: dict[str, set[str]] = {}
+        for name, n in self.parameters.items():
+            parts = name.split(".")
+            own = [part for part in parts if part in subjects]
+            depth = 2 if parts[0] in ("adapter", "heads") and len(parts) > 2 else 1
+            depth = 4 if parts[2:3] == ["losses"] else depth
+            key = ".".join(parts[:depth])
+            sums[key] += n
+            owners.setdefault(key, set()).update(own)
+        return [(key, len(owners[key]), n) for key, n in sums.items()]
+
+
+def signals_of(published: Mapping[str, Any]) -> dict[str, SignalSpec]:
+    """Return the specs that the ``published.voxels`` of an experiment describe: single-trial betas in a volume.
+
+    Which voxels they are is made up, spread evenly over `VOLUME` or ``published.volume_shape``.
+    """
+    volume = tuple(published.get("volume_shape") or VOLUME)
+    specs = {}
+    for subject, n in published["voxels"].items():
+        if n is None:  # taken out by an experiment that is based on another
+            continue
+        flat = np.linspace(0, np.prod(volume) - 1, n).astype(int)
+        specs[subject] = SignalSpec(
+            subject=subject, modality="fmri", units="a.u.", n_channels=n, n_times=1, volume_shape=volume,
+            ijk=np.stack(np.unravel_index(flat, volume), axis=1), affine=np.diag([1.8, 1.8, 1.8, 1.0]))
+    return specs
+
+
+def embeddings_of(published: Mapping[str, Any]) -> dict[str, EmbeddingSpec]:
+    """Return the specs that the ``published.spaces`` of an experiment describe."""
+    return {name: EmbeddingSpec(name=name, shape=tuple(shape)) for name, shape in published["spaces"].items()
+            if shape is not None}
+
+
+def count(config: Mapping[str, Any], *, signals: Mapping[str, SignalSpec],
+          embeddings: Mapping[str, EmbeddingSpec], seed: int = 0) -> Counts:
+    """Build the decoder that a training configuration describes on the meta device, and count.
+
+    Parameters
+    ----------
+    config
+        What `brain2img.stages.workspace.training_config` returns.
+    signals, embeddings
+        Subject -> its signals, and space -> its embeddings.
+    seed
+        Of the decoder; does not matter for the counts.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit each other, or the decoder is of a kind whose parameters are not known.
+    """
+    data: Any = SimpleNamespace(specs=dict(signals), target_specs=dict(embeddings))
+    with torch.device("meta"):
+        decoder = build_decoder(config, data=data, seed=seed)
+    if isinstance(decoder, Ridge):
+        return Counts(_linear(decoder), None)
+    module = getattr(decoder, "module", None)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"parameters: expected a deep decoder or ridge, got {type(decoder).__name__}. Leave this "
+                         "experiment out of models=[...].")
+    module.to("meta")  # what was made from NumPy
+    if isinstance(module, LightningModule):
+        module._device = torch.device("cpu")  # what it says to autocast, which does not know the meta device
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    reached, untraced = _reached(decoder, signals=signals, embeddings=embeddings)
+    return Counts(sizes, reached, untraced)
+
+
+def _linear(decoder: Ridge) -> dict[str, int]:
+    """Return coefficients and intercepts of every subject and space."""
+    return {f"{subject}.{space}": (decoder.n_features(subject, space) + 1) * spec.size
+            for subject in decoder.specs for space, spec in decoder.targets.items()}
+
+
+def _reached(decoder: Decoder, *, signals: Mapping[str, SignalSpec],
+             embeddings: Mapping[str, EmbeddingSpec]) -> tuple[frozenset[str] | None, str]:
+    """Run one training step on the meta device; return the names of the parameters with a gradient, or why not."""
+    module: Any = decoder.module  # type: ignore[attr-defined]
+    n = TRIALS * len(signals)
+    batch = BrainBatch(
+        signals={subject: torch.empty(TRIALS, spec.n_channels, spec.n_times, device="meta")
+                 for subject, spec in signals.items()},
+        rows={subject: torch.arange(i * TRIALS, (i + 1) * TRIALS).to("meta") for i, subject in enumerate(signals)},
+        stimulus_ids=[str(i) for i in range(n)],
+        targets={name: torch.empty(n, *spec.shape, device="meta") for name, spec in embeddings.items()})
+    try:
+        module.train()
+        with torch.random.fork_rng(devices=[]):
+            module.training_step(batch, 0).backward()
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        log.warning("a training step cannot be traced on the meta device (%s): which parameters are reached is not "
+                    "checked", reason)
+        return None, reason
+    return frozenset(name for name, p in module.named_parameters() if p.grad is not None), ""

@@ -1,0 +1,141 @@
+"""What a trained run and a new subject must have in common before one is adapted to the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from omegaconf import DictConfig
+
+from brain2img.artifacts import EmbeddingCache, read_manifest
+from brain2img.data.datamodule import BrainData
+from brain2img.data.prepared import PreparedStudy
+from brain2img.stages.build import plain
+from brain2img.stages.workspace import FoldRun, given_overrides, prepared_folder
+
+log = logging.getLogger(__name__)
+
+
+def asks_for_a_study() -> bool:
+    """Tell whether the command line names the study."""
+    return any(o.lstrip("+").startswith(("study=", "study.", "raw=")) for o in given_overrides())
+
+
+def target_study(cfg: DictConfig, run: FoldRun) -> PreparedStudy:
+    """Return the study of the new subject: ``study=...`` where given, else the one that the run was trained on."""
+    if asks_for_a_study():
+        return PreparedStudy(prepared_folder(cfg))
+    return run.prepared
+
+
+def check_new(subject: str | None, prepared: PreparedStudy, run: FoldRun) -> str:
+    """Return the name of the new subject.
+
+    Raises
+    ------
+    ValueError
+        If it is not in the study, the run knows it already (with the voxels of this study, or with others), or the
+        study is of another modality.
+    """
+    known = run.manifest["subjects"]
+    if subject is None or subject not in prepared.subjects:
+        raise ValueError(f"subject: expected one of study {prepared.name}, {prepared.subjects}, got {subject!r}. Give "
+                         f"one that the run does not know (it knows {known}).")
+    if prepared.name == run.manifest["study_name"] and subject in known:
+        difference = _difference(prepared, run, subject)
+        raise ValueError(
+            f"subject {subject!r}: expected one that the run does not know, got one it was trained with"
+            + (f", there with other signals ({difference}). Its weights fit those alone: prepare the study as it was "
+               "then, or train another run." if difference else
+               f". Decode it with predict.py run={run.folder.parent}."))
+    modality = run.prepared.modality if _has_study(run) else prepared.modality
+    if prepared.modality != modality:
+        raise ValueError(f"study {prepared.name}: expected one of the run's modality ({modality}), got "
+                         f"{prepared.modality}. Adapt a run of the same kind of recording.")
+    return subject
+
+
+def _difference(prepared: PreparedStudy, run: FoldRun, subject: str) -> str:
+    if not _has_study(run):
+        return ""
+    here, there = prepared.specs[subject], run.prepared.specs[subject]
+    if here.n_channels != there.n_channels:
+        return f"{there.n_channels} channels in training, {here.n_channels} here"
+    if here.rois != there.rois:
+        sets = [", ".join(sorted(set(spec.rois))) or "none" for spec in (there, here)]
+        return f"ROIs {sets[0]} in training, {sets[1]} here" if sets[0] != sets[1] else "ROIs in another order"
+    return "other channels" if here.ch_names != there.ch_names else ""
+
+
+def _has_study(run: FoldRun) -> bool:
+    """Tell whether the prepared study of a run is still there."""
+    return (run.root / run.manifest["paths"]["prepared"] / "manifest.json").exists()
+
+
+def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
+    """Return the embeddings of the study's stimuli in the spaces of the run, by the same weights.
+
+    Raises
+    ------
+    ValueError
+        If one is missing.
+    """
+    found: dict[str, EmbeddingCache] = {}
+    for name, path in run.manifest["paths"]["caches"].items():
+        uid = read_manifest(run.root / path, what=f"embeddings of space {name!r}")["config"]["uid"]
+        for folder in (run.root / path, *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
+            if (folder / "manifest.json").exists() and _is(read_manifest(folder), uid=uid, prepared=prepared):
+                found.setdefault(name, EmbeddingCache(folder))
+        if name not in found:
+            raise ValueError(f"embeddings of space {name!r}: expected those of study {prepared.name} by the weights "
+                             f"of the run ({uid}), got none. Run the embed stage on this study with the run's "
+                             "space=[...].")
+    return found
+
+
+def _is(manifest: Mapping, *, uid: str, prepared: PreparedStudy) -> bool:
+    return manifest["config"]["uid"] == uid and manifest["inputs"]["stimuli"] == prepared.manifest["stimuli"]
+
+
+def sources_of(cfg: DictConfig, run: FoldRun, prepared: PreparedStudy) -> list[str]:
+    """Return the known subjects whose trials train the new one's parts, too (the cycle of reset-tuning).
+
+    Raises
+    ------
+    ValueError
+        If one that is asked for by name is not known to the run.
+    """
+    asked, known = plain(cfg.source_subjects), run.manifest["subjects"]
+    if asked == "auto":
+        if cfg.mode != "reset" or not run.manifest["config"]["adapter"].get("cycle"):
+            return []
+        if not _has_study(run):
+            log.warning("adapt: the cycle with known subjects is left out, for the study of the run is not there (%s)",
+                        run.manifest["paths"]["prepared"])
+            return []
+        return list(known)
+    unknown = sorted(set(asked or []) - set(known))
+    if unknown:
+        raise ValueError(f"source_subjects: expected some of the run's {known}, got {unknown}. Choose some of these, "
+                         "or [] for none.")
+    return list(asked or [])
+
+
+def check_splits(run: FoldRun, data: BrainData) -> None:
+    """Refuse a new subject whose validation or test stimuli the run was trained with.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    if not _has_study(run) or run.prepared.name != data.study.name:
+        return
+    trained = run.data().trials
+    met = set(trained.loc[trained["split"] == "train", "stimulus_id"])
+    kept = data.trials.loc[~data.trials["split"].isin(("train", "unused")), "stimulus_id"]
+    crossing = sorted(met & set(kept))
+    if crossing:
+        raise ValueError(f"study {data.study.name}: expected validation and test stimuli that the run was not trained "
+                         f"with, got {len(crossing)} that it was ({crossing[0]!r}, ...). Use a split by the study "
+                         "(split.kind=study) for a run that is to be adapted.")
