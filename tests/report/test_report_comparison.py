@@ -63,7 +63,7 @@ def test_runs_of_one_study_share_a_table_and_differences_are_paired_across_folde
     assert table.loc["mindbridge", ["noise", "shuffled", "mean"]].tolist() == [0.05] * 3
     assert np.isnan(table.loc["mindeye", "noise"])
     text = markdown([group], baseline="ridge")
-    assert "| scenes/mindeye | mindeye | 1,234 | 2 | **50 [46.9, 53.2]** | 5 | – / – / – |" in text
+    assert "| scenes/mindeye | MindEye | 1,234 | 2 | **50 [46.9, 53.2]** | 5 | – / – / – |" in text
     assert text.count("**50 ") == 1
     assert "43 [39.9, 46.2]" in text
     assert "| 2.0 h |" in text

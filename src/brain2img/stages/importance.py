@@ -61,11 +61,6 @@ def importance(cfg: DictConfig) -> Path:
     if settings["method"] not in METHODS or settings["block"] < 1:
         raise ValueError(f"importance: expected a method of {METHODS} and a block of at least 1 voxel, got "
                          f"{settings['method']!r} and {settings['block']}. Correct them.")
-    folder = open_folder(outputs(cfg) / "importance" / cfg.name, stage="importance", overwrite=cfg.overwrite,
-                         inputs={"run": run.manifest["id"]}, config={**settings, "space": space, "seed": cfg.seed})
-    if folder.finished:
-        log.info("importance: finished already (%s)", folder.path)
-        return folder.path
     data = run.data()
     if space not in data.target_specs:
         raise ValueError(f"headline.space: expected a decoded space of {sorted(data.target_specs)}, got {space!r}. "
@@ -75,6 +70,11 @@ def importance(cfg: DictConfig) -> Path:
         if spec.n_times != 1:
             raise ValueError(f"signals of subject {spec.subject!r}: expected one value per voxel (T = 1), got "
                              f"{spec.n_times} samples. Average over time first.")
+    folder = open_folder(outputs(cfg) / "importance" / cfg.name, stage="importance", overwrite=cfg.overwrite,
+                         inputs={"run": run.manifest["id"]}, config={**settings, "space": space, "seed": cfg.seed})
+    if folder.finished:
+        log.info("importance: finished already (%s)", folder.path)
+        return folder.path
     decoder, items = run.decoder(data), data.items(settings["split"])
     if items.empty:
         raise ValueError(f"run {run.folder}: expected trials in split {settings['split']!r}, got none. Set "
