@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import open_dict
 
@@ -128,3 +129,19 @@ def test_signals_lie_in_a_volume():
     assert specs["a"].volume_shape == (10, 20, 30)
     assert len({tuple(place) for place in specs["a"].ijk}) == 1000
     assert specs["a"].ijk.max(axis=0).tolist() == [9, 19, 29]
+
+
+def test_signals_of_m_eeg_have_sensors():
+    specs = signals_of({"signals": {"a": [63, 250], "b": None}})
+    assert list(specs) == ["a"]
+    assert (specs["a"].modality, specs["a"].n_channels, specs["a"].n_times, specs["a"].sfreq) == ("eeg", 63, 250, 250.0)
+    assert len(set(specs["a"].ch_names)) == len({tuple(p) for p in specs["a"].positions}) == 63
+    recording = {"modality": "meg", "sfreq": 120.0, "tmin": -0.5}
+    meg = signals_of({"signals": {"a": [271, 181]}, "recording": recording})["a"]
+    assert (meg.modality, meg.units, meg.ch_types[0], meg.tmin, meg.sfreq) == ("meg", "T", "mag", -0.5, 120.0)
+    assert np.linalg.norm(meg.positions, axis=1) == pytest.approx(0.09)
+    for facts, got in (({}, "none"), ({"voxels": {"a": 3}, "signals": {"a": [3, 4]}}, "both")):
+        with pytest.raises(ValueError, match=f"published: expected voxels or signals, got {got}"):
+            signals_of(facts)
+    with pytest.raises(ValueError, match=r"published.signals of 'a': expected \[channels, samples\], got 63"):
+        signals_of({"signals": {"a": 63}})
