@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from brain2img.records import SignalSpec
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,89 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x to ``x + fn(x)``."""
         return x + self.fn(x)
+
+
+class TemporalSpatial(nn.Sequential):
+    """Temporal convolution, average pooling, spatial convolution over all channels: ``tsconv`` of NICE and ATM.
+
+    Song et al. (ICLR 2024, https://github.com/eeyhsong/NICE-EEG) and Li et al. (NeurIPS 2024,
+    https://github.com/dongyangli-del/EEG_Image_decode). The layers stand in the published order, so that weights have
+    the published names (0 temporal, 2 norm, 4 spatial, 5 norm); they are computed in another: convolution and pooling
+    are exchanged, which is exact because both are linear, and saves most of the convolution.
+
+    Parameters
+    ----------
+    n_channels, n_times
+        Size of the input.
+    n_filters
+        Filters H of both convolutions.
+    kernel, pool, stride
+        Samples of the temporal convolution, of the pooling window and of its step.
+    dropout
+        At the end.
+
+    Attributes
+    ----------
+    n_steps
+        Time steps L of the output.
+
+    Raises
+    ------
+    ValueError
+        If there are too few samples for kernel and pool.
+    """
+
+    def __init__(self, n_channels: int, n_times: int, *, n_filters: int, kernel: int, pool: int, stride: int,
+                 dropout: float) -> None:
+        if n_times < kernel + pool - 1:
+            raise ValueError(f"temporal-spatial convolution: expected at least {kernel + pool - 1} samples for kernel "
+                             f"{kernel} and pool {pool}, got {n_times}. Use a longer window, a higher sampling rate "
+                             "(or encoder.bin=1), or smaller encoder.kernel and encoder.pool.")
+        super().__init__(
+            nn.Conv2d(1, n_filters, (1, kernel)), nn.AvgPool2d((1, pool), (1, stride)), nn.BatchNorm2d(n_filters),
+            nn.ELU(), nn.Conv2d(n_filters, n_filters, (n_channels, 1)), nn.BatchNorm2d(n_filters), nn.ELU(),
+            nn.Dropout(dropout))
+        self.pool, self.stride = pool, stride
+        self.n_steps = (n_times - kernel + 1 - pool) // stride + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, T)`` to ``(B, H, L, 1)``."""
+        temporal, spatial = cast(nn.Conv2d, self[0]), cast(nn.Conv2d, self[4])
+        kernel, n_filters = temporal.kernel_size[1], temporal.out_channels
+        # matrix products on (time, channel, filter) instead of convolutions: the 40 x C x L values of every trial are
+        # by far the largest array, and in this order neither the norm nor the spatial convolution has to copy it
+        patches = F.avg_pool1d(x, self.pool, stride=1).unfold(2, kernel, self.stride).transpose(1, 2)  # B, L, C, kernel
+        y = F.linear(patches.reshape(-1, kernel), temporal.weight.view(n_filters, kernel), temporal.bias)
+        y = F.elu(self[2](y[..., None, None])).view(len(x) * self.n_steps, -1)
+        y = F.linear(y, spatial.weight.squeeze(-1).transpose(1, 2).flatten(1), spatial.bias)
+        y = y.view(len(x), self.n_steps, n_filters, 1).transpose(1, 2)
+        return self[7](F.elu(self[5](y)))
+
+
+def common_size(specs: Mapping[str, SignalSpec], *, what: str, bin: int = 1) -> tuple[int, int]:
+    """Return the channels, and the samples after averaging `bin` successive ones, that all subjects have.
+
+    Raises
+    ------
+    ValueError
+        If they differ between subjects.
+    """
+    sizes = {name: (spec.n_channels, spec.n_times) for name, spec in specs.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"{what}: expected the same channels and samples for all subjects, got {sizes}. "
+                         "Select the same channels and window for all, or leave subjects out.")
+    n_channels, n_times = next(iter(sizes.values()))
+    return n_channels, n_times // bin
+
+
+def normal_weights(module: nn.Module, *, std: float) -> None:
+    """Draw weights of convolutions and linear layers from N(0, std), those of batch norms from N(1, std), as NICE."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(layer.weight, 0.0, std)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, std)
+            nn.init.zeros_(layer.bias)
 
 
 def activation(name: str | None) -> nn.Module:
