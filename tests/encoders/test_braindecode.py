@@ -12,8 +12,8 @@ from brain2img.encoders.braindecode import Braindecode
 from brain2img.records import Features, Grid, SignalSpec
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "encoder"
-PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if "braindecode" in yaml.safe_load(p.read_text()).get("defaults",
-                                                                                                            []))
+PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml")
+                 if "braindecode" in yaml.safe_load(p.read_text()).get("defaults", []))
 
 
 def spec(n_channels=63, n_times=250, name="sub-01", **options):
@@ -85,8 +85,8 @@ def test_messages():
         preset("braindecode", model="EEGNett")
     with pytest.raises(ValueError, match=r"model EEGNet: expected arguments of .*'F1'.*, got \['f1'\]"):
         preset("braindecode", arguments={"f1": 8})
-    with pytest.raises(ValueError, match=r"model ShallowFBCSPNet: .* got 63 channels of 30 samples at 250.0 Hz \(bin 1\)"
-                                         r", which it refuses \(\w+: .+\)\. Use a longer window"):
+    with pytest.raises(ValueError, match=r"model ShallowFBCSPNet: .* got 63 channels of 30 samples at 250.0 Hz "
+                                         r"\(bin 1\), which it refuses \(\w+: .+\)\. Use a longer window"):
         preset("shallow_fbcsp", specs={"sub-01": spec(n_times=30)})
     with pytest.raises(ValueError, match="expected a final layer to take out, got a model without one"):
         preset("braindecode", model="SSTDPN", features=True)

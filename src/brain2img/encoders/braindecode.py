@@ -25,7 +25,7 @@ class Braindecode(Encoder):
     Number and names of channels, their positions, samples and sampling rate come from the signals, the rest from the
     YAML. Its `n_outputs` values are the embedding itself where the head is ``encoder_output``, as the retrieval
     baselines of ATM (https://github.com/dongyangli-del/EEG_Image_decode) have them, or hidden states for any other
-    head. Models whose weights are published elsewhere begin untrained; nothing is downloaded here.
+    head. Foundation models begin untrained here (REVE downloads its bank of positions all the same).
 
     Deviation: those baselines apply log-softmax to the embedding in three of the models, which forces it to be
     negative; here it is off unless `log_softmax` says otherwise.
@@ -63,8 +63,9 @@ class Braindecode(Encoder):
         cls = _class_of(model)
         known, arguments = inspect.signature(cls.__init__).parameters, dict(arguments or {})
         if not set(arguments) <= set(known):
-            raise ValueError(f"Braindecode encoder, model {model}: expected arguments of {sorted(set(known) - {'self'})}"
-                             f", got {sorted(set(arguments) - set(known))}. Correct encoder.arguments.")
+            raise ValueError(f"Braindecode encoder, model {model}: expected arguments of "
+                             f"{sorted(set(known) - {'self'})}, got {sorted(set(arguments) - set(known))}. "
+                             "Correct encoder.arguments.")
         sfreq = None if spec.sfreq is None else spec.sfreq / bin
         given = {"n_chans": n_channels, "n_times": n_times, "sfreq": sfreq, "n_outputs": n_outputs,
                  "chs_info": _channels(spec)}
@@ -95,9 +96,8 @@ class Braindecode(Encoder):
     def _flat(self, x: Tensor) -> Tensor:
         output = self.model(x)
         if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x):
-            raise ValueError(f"Braindecode encoder, model {type(self.model).__name__}: expected one vector a trial, got "
-                             f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}. Choose "
-                             "another model.")
+            raise ValueError(f"Braindecode encoder, model {type(self.model).__name__}: expected one array a trial, got "
+                             f"{getattr(output, 'shape', type(output).__name__)}. Choose another model.")
         return output.flatten(1)
 
     def forward(self, features: Features) -> Tensor:

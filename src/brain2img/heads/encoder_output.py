@@ -13,7 +13,7 @@ from brain2img.records import EmbeddingSpec
 
 
 class EncoderOutput(Head):
-    """Takes the hidden states as the embedding: brainmagick's, and the baselines of ATM's retrieval, have no other head.
+    """Takes the hidden states as the embedding, as brainmagick and the baselines of ATM's retrieval do.
 
     Parameters
     ----------
