@@ -99,7 +99,8 @@ class ATMWeights:
         state, rows = self._unfold(state, list(decoder.module.adapter.specs), encoder.grid.T)
         names = {**(EARLIER if layout == "earlier" else UPSTREAM), **BOTH, f"heads.{self.head}.proj": "proj_eeg"}
         places = {key: self._published(key, rows, names) for key in decoder.module.state_dict()}
-        others = [key for key in _joint(state) if key.split(".")[-1] not in {str(row) for row in rows.values()}]
+        taken = {str(row) for row in rows.values()}
+        others = [key for key in _of_subjects(state) if re.findall(r"\d+", key)[-1] not in taken]
         report = fill(decoder, state, places=places, leave_out=[*DEAD[type(encoder)], *others], path=path, cure=_cure)
         return {**report, "layout": layout, "subjects": rows}
 
@@ -135,8 +136,7 @@ class ATMWeights:
         table = out.pop(TABLE)
         rows: dict[str, Any] = {s: "shared" if number is None or number >= len(table) else number
                                 for s, number in numbers.items()}
-        out |= {f"{TABLE}[{row}]": table[row][None] for row in rows.values() if row != "shared"}
-        return out, rows
+        return out | {f"{TABLE}[{row}]": token[None] for row, token in enumerate(table)}, rows
 
     def _published(self, key: str, rows: Mapping[str, Any], names: Mapping[str, str]) -> str:
         """Return the published name of one of our weights; of one that has none, our own."""
@@ -158,10 +158,10 @@ class ATMWeights:
         return cls(channels=("Pz", "PO3", "PO4", "O1", "O2"), sfreq=100.0)
 
 
-def _joint(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the value embeddings of single subjects (``joint_train``) by name."""
-    found = (re.match(rf"{re.escape(EMBEDDING)}\.value_embedding\.\d+(?=\.)", key) for key in state)
-    return sorted({match.group() for match in found if match})
+def _of_subjects(state: Mapping[str, Tensor]) -> list[str]:
+    """Return what belongs to a single subject by name: rows of the table, value embeddings of ``joint_train``."""
+    own = rf"{re.escape(EMBEDDING)}\.value_embedding\.\d+(?=\.)|{re.escape(TABLE)}\[\d+\]"
+    return sorted({match.group() for match in (re.match(own, key) for key in state) if match})
 
 
 def _n_samples(state: Mapping[str, Tensor]) -> int | None:
@@ -179,7 +179,7 @@ def _cure(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
     cures = [f"{name}={got[key].shape[axis]} (here {expected[key].shape[axis]})" for key, (name, axis) in told.items()
              if key in got and key in expected and got[key].ndim == expected[key].ndim
              and got[key].shape[axis] != expected[key].shape[axis]]
-    if _joint(got) and not _joint(expected):
+    if any(".value_embedding." in key for key in set(_of_subjects(got)) - set(_of_subjects(expected))):
         cures.append("adapter.linear=true encoder.value_embedding=false")
     return "The file was written with: " + "; ".join(cures) if cures else (
         "Use the configuration that the file was trained with: encoder.bin=1, encoder.kernel and encoder.pool (25 and "
