@@ -201,6 +201,22 @@ def test_training_predictions_are_labelled(toy_run, caplog):
     assert "fitted on training predictions" in caplog.text
 
 
+@pytest.mark.parametrize(("prior", "source", "label"), [
+    ("atm", "out_of_fold", "out-of-fold predictions of training stimuli"),
+    ("atm_published", "training", "training predictions")])
+def test_the_prior_of_atm_is_fitted_on_either_source_and_sampled_from(toy_run, prior, source, label):
+    cfg = toy_run(f"prior={prior}", *DIFFUSION[1:], "prior.n_steps=10", f"prior_fit.source={source}",
+                  "prior_fit.repetitions=1")
+    manifest = json.loads((fit_prior(cfg) / "manifest.json").read_text())
+    assert manifest["source"] == label
+    assert np.isfinite([line["prior"]["cosine"] for line in manifest["validation"]]).all()
+    predict(cfg)
+    moved, plain = conditioned(cfg, "decoded"), Predictions(outputs(cfg) / "predictions" / "toy" / "decoded")
+    rows = np.arange(len(plain.rows))
+    assert not np.allclose(moved.embeddings("code", rows), plain.embeddings("code", rows), atol=0.1)
+    assert (np.abs(moved.embeddings("code", rows)).max() <= 1) == (prior == "atm_published")
+
+
 def test_true_and_mean_are_left_alone_and_shuffled_pairs_hold_the_decoded_samples(toy_run):
     cfg = toy_run(*DIFFUSION)
     fit_prior(cfg)

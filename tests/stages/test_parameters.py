@@ -145,3 +145,21 @@ def test_signals_of_m_eeg_have_sensors():
             signals_of(facts)
     with pytest.raises(ValueError, match=r"published.signals of 'a': expected \[channels, samples\], got 63"):
         signals_of({"signals": {"a": 63}})
+
+
+@pytest.mark.parametrize(("experiment", "live", "total"), [
+    ("atm_s_joint", 3_202_413 - 127_250, 3_202_413), ("atm_s_sub08", 3_200_413 - 127_500, 3_200_413),
+    ("atm_s_time_sub08", 2_970_202, 3_246_741), ("atm_s_time_joint", 2_970_202, 5_347_989),
+    ("atm_s_time_reconstruction_sub08", 3_655_541 - 276_539, 3_655_541),
+    ("nice_sub08", 1_802_496, 1_802_496), ("nice_vit_h14_sub08", 2_630_913, 2_630_913)])
+def test_eeg_decoders_have_the_published_sizes(composed, experiment, live, total):
+    one = compare(composed("parameters", f"experiment=published/{experiment}"), name=experiment)
+    assert (one.live, one.total, one.published["parameters"]) == (live, total, total)
+    assert one.problems == []
+    assert one.counts.untraced == ""
+
+
+def test_a_joint_atm_has_a_value_embedding_for_every_subject(composed):
+    cfg = composed("parameters", "experiment=published/atm_s_joint", "adapter.linear=true",
+                   "encoder.value_embedding=false", "published.parameters=null")
+    assert compare(cfg, name="joint").live == 3_202_413 - 127_250 + 9 * 62_750
