@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Self
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from brain2img.interfaces import SubjectAdapter
 from brain2img.records import Features, Grid, SignalSpec
+
+log = logging.getLogger(__name__)
 
 
 class SubjectToken(SubjectAdapter):
@@ -81,6 +84,9 @@ class SubjectToken(SubjectAdapter):
         """Return the grid ``(B_s, C, T)`` with tokens ``(B_s, 1, T)``; None takes the shared token."""
         if subject is not None:
             self._known(subject)
+        elif not self.shared_token_probability:
+            log.warning("SubjectToken adapter: an unseen subject gets the shared token, which was never trained "
+                        "(shared_token_probability=0)")
         token = self.shared if subject is None else self.tokens[subject]
         # the global generator, as for dropout: the decoder seeds it anew in every epoch
         if self.training and self.shared_token_probability and torch.rand(()).item() < self.shared_token_probability:

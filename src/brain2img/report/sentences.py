@@ -75,8 +75,8 @@ def what_was_run(results: Results, study: str) -> list[str]:
             text += f", {spec.sfreq:g} Hz, {window}"
         lines.append(text + ".")
         crossed = _cross_validated(members[0])
-        if crossed:
-            lines.append(crossed)
+        if crossed or members[0].protocol in PROTOCOLS:
+            lines.append(PROTOCOLS.get(members[0].protocol, crossed))
         for split, word in (("train", "Training"), ("test", "Test")) if not crossed else ():
             trials = prepared.trials[(prepared.trials["split"] == split)
                                      & prepared.trials["subject"].isin([s.subject for s in specs])]
@@ -110,8 +110,18 @@ def what_was_run(results: Results, study: str) -> list[str]:
     return lines
 
 
+PROTOCOLS = {
+    "in_subject": "In-subject: one model for each subject, trained and tested on this subject alone.",
+    "leave_one_subject_out": "Leave one subject out: each subject is decoded by a model that was trained on all others "
+                             "and on no test image of anybody; its signals are normalised with statistics of its own "
+                             "recordings of training images, without labels."}
+"""What is said of the kinds of split whose folds are subjects."""
+
+
 def _cross_validated(member: Member) -> str:
     """Say how often each image was decoded where the run has several folds; else ""."""
+    if member.protocol in PROTOCOLS:
+        return ""  # each test image is decoded once a subject, as without folds
     fits = int(member.entry.get("n_fold_runs") or 1)
     predictions = member.predictions("decoded")
     if fits < 2 or predictions is None:

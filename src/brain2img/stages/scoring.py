@@ -70,6 +70,7 @@ class MemberScores:
         self.caches = {name: EmbeddingCache(root / path) for name, path in self.manifest["paths"]["caches"].items()}
         self.predictions = {c: Predictions(root / "predictions" / self.name / c) for c in CONDITIONS
                             if c == "decoded" or (root / "predictions" / self.name / c / "manifest.json").exists()}
+        self.subjects: list[str] = self.predictions["decoded"].rows["subject"].unique().tolist()
         self.pictures = {key: {c: Reconstructions(folder) for c, folder in found.items()}
                          for key, found in made_folders(cfg, "reconstructions").items()}
         self.captions = {key: {c: Captions(folder) for c, folder in found.items()}
@@ -114,8 +115,8 @@ class MemberScores:
             at[condition] = relative(folder.folder, self.root)
         return {"experiment": self.name, "study": self.study, "modality": self.prepared.modality,
                 "decoder": self.manifest["label"], "headline": plain(self.cfg.headline),
-                "subjects": self.manifest["subjects"], "seed": self.manifest["seed"],
-                "n_fold_runs": len(self.runs),
+                "subjects": self.subjects, "seed": self.manifest["seed"],
+                "n_fold_runs": len(self.runs), "protocol": self.manifest["config"].get("split", {}).get("kind"),
                 "prepared": relative(self.prepared.folder, self.root),
                 "run": relative(self.runs[0].folder.parent, self.root), **paths, "seconds": seconds,
                 "importance": relative(self._curve("importance"), self.root) if (
@@ -127,7 +128,7 @@ class MemberScores:
         outputs = list(self._outputs())
         for output in outputs:
             same = [o for o in outputs if (o.of, o.generator) == (output.of, output.generator)]
-            for subject in self.manifest["subjects"]:
+            for subject in self.subjects:
                 table, chance = self._score(output, subject, seed=seed if output.condition == "decoded" else None)
                 tables.append(table)
                 chances += [chance.assign(condition=o.condition) for o in same]
@@ -148,7 +149,7 @@ class MemberScores:
                         "features": {name: values[truth] for name, values in parts["gallery_features"].items()}}
 
             perfect = _Output(IMAGES, "", "decoded", output.rows, stimuli)
-            for subject in self.manifest["subjects"]:
+            for subject in self.subjects:
                 table, chance = self._score(perfect, subject, seed=seed)
                 # the same pictures whatever the network is also used for
                 tables.append(table.assign(decoder=STIMULI, circular=False, row=-1))
