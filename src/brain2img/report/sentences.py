@@ -259,9 +259,10 @@ def warnings_of(results: Results) -> list[Caveat]:
                               "it without any better reading of the brain. Never the headline."))
     if table["transductive"].any():
         names = listing(sorted({metric_label(m) for m in table.loc[table["transductive"], "metric"]}))
+        queries = between(table.loc[table["transductive"] & (table["subject"] != MEAN), "n"])
         found.append(Caveat("Transductive scores", f"Columns headed “transductive” ({names}) use the other test "
-                              "queries as well, which a decoder of single recordings cannot; compare them with each "
-                              "other only."))
+                              f"queries of the subject, {queries} without their labels, as well, which a decoder of "
+                              "single recordings cannot; compare them with each other only."))
     bare = [s for s in results.studies
             if not ((table["study"] == s) & table["condition"].isin(CONTROLS)).any()]
     if bare:

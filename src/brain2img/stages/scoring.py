@@ -18,6 +18,7 @@ from brain2img.records import Decoded, EmbeddingSpec
 from brain2img.report.style import CAPTIONS, CEILING, EMBEDDINGS, IMAGES, STIMULI
 from brain2img.stages.build import build_metrics, plain
 from brain2img.stages.features import PictureFeatures
+from brain2img.stages.galleries import check_gallery, of_concepts
 from brain2img.stages.workspace import CONDITIONS, fold_runs, made_folders, relative
 
 CURVES = ("repetitions", "time_course", "regions")
@@ -76,6 +77,7 @@ class MemberScores:
         self.captions = {key: {c: Captions(folder) for c, folder in found.items()}
                          for key, found in made_folders(cfg, "captions").items()}
         self.spaces: dict[str, Space] = features.spaces(cfg) if self.pictures else {}
+        self._checked: set[tuple[str, tuple[str, ...]]] = set()  # galleries, by space and stimuli
         self._specs: dict[str, EmbeddingSpec] = features.specs(self.spaces, self.prepared)
 
     def _curve(self, curve: str) -> Path:
@@ -172,6 +174,9 @@ class MemberScores:
             for space in predictions.specs:
                 cache = self.caches[space]
                 gallery[space] = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32)
+                if (space, tuple(ids)) not in self._checked:
+                    check_gallery(gallery[space], spec=cache.spec, stimulus_ids=ids, study=self.prepared.name)
+                    self._checked.add((space, tuple(ids)))
             return {"gallery": gallery, "specs": predictions.specs,
                     "embeddings": {space: predictions.embeddings(space, places) for space in predictions.specs}}
         return parts
@@ -212,7 +217,9 @@ class MemberScores:
         for metric in self.metrics.values():
             if not _fits(metric, decoded, of=output.of):
                 continue
-            table = metric.score(decoded).assign(**labels, transductive=metric.transductive)
+            shown = of_concepts(decoded, study=self.prepared, caches=self.caches) if getattr(
+                metric, "of_concepts", False) else decoded
+            table = metric.score(shown).assign(**labels, transductive=metric.transductive)
             if "proportion" not in table:  # a metric may tell it line by line
                 table["proportion"] = metric.proportion
             tables.append(table.assign(stimulus_id=ids[table["row"]], row=places[table["row"]],
