@@ -11,6 +11,7 @@ from torch import nn
 from brain2img.adapters.subject_linear import SubjectLinear
 from brain2img.adapters.subject_token import SubjectToken
 from brain2img.data.trials import Split
+from brain2img.decoders.adaptation import restrict, take_over
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.ridge import Ridge
 from brain2img.encoders.residual_mlp import ResidualMLP
@@ -141,6 +142,19 @@ def test_an_unseen_subject_gets_the_shared_token(toy, tmp_path):
         hidden = decoder.module.encoder(adapter(x, None))
         expected = decoder.module.heads["code"](hidden, {})
     np.testing.assert_allclose(decoder.predict(batch)["code"], expected.numpy(), rtol=1e-6)
+
+
+def test_adapted_to_its_subject_a_fold_goes_on_from_the_shared_token(toy, tmp_path):
+    left_out = data_of(toy, OTHERS, 0)
+    trained = deep(left_out, shared_token_probability=0.5)
+    trained.fit(left_out, folder=tmp_path)
+    mine = data_of(toy, ALONE, 0)
+    decoder = deep(mine)
+    take_over(decoder, trained.module.state_dict(), subject="sub-01", known=["sub-02"], what="x")
+    batch = mine.batch(mine.items("test"))
+    np.testing.assert_array_equal(decoder.predict(batch)["code"], trained.predict(batch)["code"])
+    assert torch.equal(decoder.module.adapter.tokens["sub-01"], trained.module.adapter.shared)
+    assert restrict(decoder, subject="sub-01", mode="adapter")["trained"] == ["adapter.tokens.sub-01"]
 
 
 def test_what_serves_known_subjects_alone_is_refused_before_it_is_trained(toy, tmp_path, caplog):

@@ -154,6 +154,9 @@ def test_messages(call, shared):
     code, printed = call("train", *ridge, "name=one", "data.subjects=[sub-02]")
     assert code == 1
     assert "expected two subjects or more for split.kind=leave_one_subject_out, got ['sub-02']" in printed
+    code, printed = call("time_course", f"run={shared / 'train' / 'out'}")
+    assert code == 1
+    assert "expected one model for all subjects, got 3 folds of one subject each" in printed
     code, printed = call("repetitions", f"run={shared / 'train' / 'out'}", "name=many", "repetition_curve.counts=[1,9]")
     assert code == 1
     assert "repetition_curve.counts: expected numbers of 1 to 3 repetitions" in printed

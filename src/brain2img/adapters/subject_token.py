@@ -70,6 +70,12 @@ class SubjectToken(SubjectAdapter):
         self.specs[spec.subject] = spec
         self.tokens[spec.subject] = nn.Parameter(torch.randn(1, self.grid.T))
 
+    def start_from_shared(self, subject: str) -> None:
+        """Give a subject that is new to trained weights the shared token to begin with, which served it so far."""
+        self._known(subject)
+        with torch.no_grad():
+            self.tokens[subject].copy_(self.shared)
+
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
         self._known(subject)

@@ -110,6 +110,8 @@ def what_was_run(results: Results, study: str) -> list[str]:
     return lines
 
 
+DESCRIPTIVE = ("hubness",)
+"""What describes predictions and says nothing of whether they are right: no control is above chance in it."""
 PROTOCOLS = {
     "in_subject": "In-subject: one model for each subject, trained and tested on this subject alone.",
     "leave_one_subject_out": "Leave one subject out: each subject is decoded by a model that was trained on all others "
@@ -158,7 +160,7 @@ def is_above(low: float, high: float, chance: float, *, metric: str) -> bool:
 
 def is_alarming(record: Mapping[str, Any]) -> bool:
     """Tell whether a record of a control condition lies above chance where it must not."""
-    if record["condition"] not in CONTROLS:
+    if record["condition"] not in CONTROLS or record["metric"].startswith(DESCRIPTIVE):
         return False
     # a picture that fits no image in particular may honestly be nearer to each than another image's reconstruction:
     # only re-pairing the decoded pictures themselves has to give what re-pairing gives
@@ -273,6 +275,7 @@ def warnings_of(results: Results) -> list[Caveat]:
 
 def _controls(results: Results) -> list[Caveat]:
     table = results.records[results.records["condition"].isin(CONTROLS)]
+    table = table[~table["metric"].str.startswith(DESCRIPTIVE)]
     table = table[np.isfinite(table["chance"]) & np.isfinite(table["low"]) & np.isfinite(table["high"])]
     if table.empty:
         return []

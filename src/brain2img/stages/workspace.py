@@ -219,6 +219,21 @@ def fold_runs(cfg: DictConfig) -> list[FoldRun]:
     return runs
 
 
+def one_fold(cfg: DictConfig) -> FoldRun:
+    """Return the fold that stands for a run in stages that look at one: the first.
+
+    Raises
+    ------
+    ValueError
+        If its folds are subjects, of which the first would stand for all.
+    """
+    runs = fold_runs(cfg)
+    if len(runs) > 1 and runs[0].manifest["config"]["split"]["kind"] in OVER_SUBJECTS:
+        raise ValueError(f"run {runs[0].folder.parent}: expected one model for all subjects, got {len(runs)} folds of "
+                         f"one subject each. Choose one of them with run={runs[0].folder} name=<of its results>.")
+    return runs[0]
+
+
 def fold_order(folder: Path) -> tuple[int, ...]:
     """Return (seed, fold) of a folder ``fold-<k>_seed-<s>``, the order in which folds are trained."""
     fold, seed = (int(part.split("-")[1]) for part in folder.name.split("_"))
