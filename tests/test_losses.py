@@ -118,6 +118,10 @@ def test_mse_on_unit_vectors_is_two_minus_two_cosine_over_width(pair):
     assert MSE(normalise=True)(predicted, target).item() == pytest.approx((2 * (1 - cosine) / 10).mean(), rel=1e-5)
     assert Cosine()(predicted, target).item() == pytest.approx((1 - cosine).mean(), rel=1e-5)
     torch.testing.assert_close(MSE()(predicted, target), F.mse_loss(predicted, target))
+    torch.testing.assert_close(MSE(normalise="target")(predicted, target),
+                               F.mse_loss(predicted, target / target.flatten(1).norm(dim=1)[:, None, None]))
+    with pytest.raises(ValueError, match="MSE normalise: expected true, false or 'target', got 'predicted'"):
+        MSE(normalise="predicted")
 
 
 @pytest.mark.parametrize("loss", [MSE(), MSE(normalise=True), Cosine()])

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from brain2img.priors.affine import Affine
 from brain2img.priors.diffusion import DiffusionPrior
 from brain2img.priors.networks import EmbeddingUNet, TokenTransformer
+from brain2img.stages.build import build_prior
 
 PLAN = {"steps": 400, "batch_size": 64, "lr": 3e-3, "ema": 0.98, "warmup": 20}
 SMALL = partial(EmbeddingUNet, hidden=(64, 32), time_width=32, dropout=0.0)
@@ -240,6 +241,43 @@ def test_the_published_network_has_the_published_size():
             "decode_layers.3.1.weight", "output_layer.bias"} <= names
 
 
+def test_the_published_recipe_samples_as_diffusers_does_by_default_and_drops_whole_batches(composed):
+    from diffusers import DDPMScheduler
+
+    cfg = composed("fit_prior", "prior=atm_published", "prior.network.hidden=[16,8]", "prior.network.time_width=8")
+    prior = build_prior(cfg)
+    torch.manual_seed(0)
+    network = prior.start((6,)).network.eval()
+    given, steps = 3 * torch.randn(2, 6), DDPMScheduler()
+    steps.set_timesteps(50)
+    assert steps.config.clip_sample
+    with torch.no_grad():
+        for row, (condition, generator) in enumerate(zip(given, generators(2), strict=True)):
+            x = torch.randn(6, generator=generator)[None]
+            for t in steps.timesteps:
+                free, bound = (network(x, t[None], condition[None], torch.tensor([[k]])) for k in (0.0, 1.0))
+                x = steps.step(free + 5 * (bound - free), t, x, generator=generator).prev_sample
+            got = prior.sample(given.numpy(), generators=generators(2))[row]
+            np.testing.assert_allclose(got, x[0].numpy(), atol=1e-5)
+    assert np.abs(got).max() <= 1  # the clipping hazard: no sample leaves this range
+    kept = []
+    network.forward = lambda x, t, condition, keep: kept.append(keep) or x
+    for seed in range(500):
+        prior.training_loss(given, given, generator=torch.Generator().manual_seed(seed))
+    assert all(len(keep.unique()) == 1 and keep.shape == (2, 1) for keep in kept)
+    assert 0.06 < 1 - torch.stack(kept).mean() < 0.14
+
+
+def test_raw_embeddings_are_clipped_as_published_and_not_by_default(tmp_path):
+    predicted, true, _ = on_circle(400)  # of radius 3 around 4
+    new = on_circle(100, seed=1)[0]
+    for options, reached in (({}, 3.0), ({"scale": "none", "noising": {"clip": 1.0}}, 1.01)):
+        prior = DiffusionPrior(network=SMALL, training={**PLAN, "steps": 60}, sampler="ddpm", n_steps=50, **options)
+        prior.fit(predicted, true, folder=tmp_path / str(reached))
+        out = prior.sample(new, generators=generators(100))
+        assert (np.abs(out).max() > reached) == (reached > 2)
+
+
 def test_the_condition_of_a_dropped_row_is_not_seen():
     for network, shape in ((EmbeddingUNet(shape=(6,), hidden=(8, 4), time_width=8, dropout=0.0), (6,)),
                            (TokenTransformer(shape=(2, 3), width=16, depth=1, heads=2), (2, 3))):
@@ -325,6 +363,10 @@ def test_impossible_settings_are_refused():
         Affine(rescale="max")
     with pytest.raises(ValueError, match=r"expected sampler of .*, got 'euler'"):
         make_diffusion(sampler="euler")
+    with pytest.raises(ValueError, match=r"clip above 0 with sampler ddim or ddpm, got 1.0 with dpm"):
+        make_diffusion(noising={"clip": 1.0})
+    with pytest.raises(ValueError, match=r"condition_dropout as a share in .*\[share, batch\], got \[0.1, 'all'"):
+        make_diffusion(condition_dropout=[0.1, "all"])
     with pytest.raises(ValueError, match=r"expected embeddings \(D,\).*Use TokenTransformer"):
         make_diffusion().start((2, 3))
     with pytest.raises(ValueError, match=r"expected embeddings \(L, D\), got \(6,\). Use EmbeddingUNet"):

@@ -226,12 +226,21 @@ class MSE(Loss):
     weight
         See `Loss`.
     normalise
-        Compare L2-normalised flat vectors (MindBridge, Wang et al. 2024, there with weight 10,000; on unit vectors of
-        length D this is 2 (1 - cosine) / D).
+        True: compare L2-normalised flat vectors (MindBridge, Wang et al. 2024, there with weight 10,000; on unit
+        vectors of length D this is 2 (1 - cosine) / D). "target": predictions as they are with normalised targets
+        (ATM's encoder for reconstruction, Li et al. 2024).
+
+    Raises
+    ------
+    ValueError
+        If `normalise` is none of these.
     """
 
-    def __init__(self, *, weight: float = 1.0, normalise: bool = False) -> None:
+    def __init__(self, *, weight: float = 1.0, normalise: bool | str = False) -> None:
         super().__init__(weight=weight)
+        if normalise not in (True, False, "target"):
+            raise ValueError(f"MSE normalise: expected true, false or 'target', got {normalise!r}. "
+                             "Correct it in the YAML of the head.")
         self.normalise = normalise
 
     def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
@@ -239,7 +248,9 @@ class MSE(Loss):
         """See `Loss.forward`; the target of a mixed trial is the mixture of its targets."""
         predicted, target = predicted.flatten(1).float(), _mixed(target, soft_targets)
         if self.normalise:
-            predicted, target = F.normalize(predicted, dim=1), F.normalize(target, dim=1)
+            target = F.normalize(target, dim=1)
+        if self.normalise is True:
+            predicted = F.normalize(predicted, dim=1)
         return F.mse_loss(predicted, target)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from brain2img.adapters.subject_token import SubjectToken
-from brain2img.records import Grid
+from brain2img.encoders.atm import ATM
+from brain2img.records import Features, Grid
 
 
 def test_signals_pass_through_with_the_subjects_token():
@@ -54,3 +55,36 @@ def test_messages():
         adapter(torch.randn(1, 5, 80), "z")
     with pytest.raises(ValueError, match=r"shared_token_probability in \[0, 1\], got 2"):
         SubjectToken(specs={}, grid=Grid(5, 80), shared_token_probability=2)
+
+
+def test_without_token_signals_pass_for_anyone():
+    adapter = SubjectToken(specs=SubjectToken.tiny().specs, grid=Grid(5, 80), token=False)
+    x = torch.randn(3, 5, 80)
+    assert list(adapter.parameters()) == adapter.parameters_of("sub-01") == []
+    for subject in ("sub-02", None):
+        features = adapter(x, subject)
+        assert features.tokens is None
+        torch.testing.assert_close(features.grid, x)
+
+
+def test_every_subject_has_its_own_linear_map_over_time():
+    adapter = SubjectToken(specs=SubjectToken.tiny().specs, grid=Grid(5, 12), token=False, linear=True)
+    x, own = torch.randn(3, 5, 80), adapter.linears["sub-02"]
+    torch.testing.assert_close(adapter(x, "sub-02").grid, torch.einsum("bct,ft->bcf", x, own.weight) + own.bias)
+    adapter.add_subject(dataclasses.replace(adapter.specs["sub-01"], subject="sub-03", n_times=70))
+    assert adapter(x[..., :70], "sub-03").grid.shape == (3, 5, 12)
+    assert [p.shape for p in adapter.parameters_of("sub-03")] == [(12, 70), (12,)]
+    with pytest.raises(ValueError, match=r"got None. Name one of these; an unseen one \(None\) needs adapter.linear"):
+        adapter(x, None)
+
+
+def test_joint_atm_with_one_subject_is_atm():
+    specs = {"sub-01": SubjectToken.tiny().specs["sub-01"]}
+    torch.manual_seed(0)
+    shared = ATM(specs=specs, feedforward=16, n_filters=8).eval()
+    own = ATM(specs=specs, feedforward=16, n_filters=8, value_embedding=False).eval()
+    adapter = SubjectToken(specs=specs, grid=own.grid, linear=True).eval()
+    own.load_state_dict({k: v for k, v in shared.state_dict().items() if not k.startswith("value_embedding")})
+    adapter.linears["sub-01"].load_state_dict(shared.value_embedding.state_dict())
+    x, token = torch.randn(2, 5, 80), adapter.tokens["sub-01"].expand(2, 1, 80)
+    torch.testing.assert_close(own(adapter(x, "sub-01")), shared(Features(x, token)))

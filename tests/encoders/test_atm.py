@@ -59,7 +59,7 @@ def test_output_equals_the_published_order_of_operations(training):
     reference.load_state_dict(encoder.state_dict())
     x, token = torch.randn(3, 63, 250).double(), torch.randn(3, 1, 250).double()
     y = attended(reference, torch.cat([token, reference.value_embedding(x)], dim=1))[:, 1:]
-    y = reference.projection(reference.tsconv(y.unsqueeze(1)))  # convolution, then pooling
+    y = reference.projection(torch.nn.Sequential(*reference.tsconv)(y.unsqueeze(1)))  # convolution, then pooling
     expected = y.permute(0, 2, 3, 1).reshape(3, -1)  # 'b e h w -> b (h w) e', flat
     got = encoder(Features(x, token))
     assert got.shape == (3, 36, 40)

@@ -166,3 +166,14 @@ def test_timm_says_what_is_wrong(stimuli):
         TimmModel(model="vit_of_mine").spec(stimuli)
     with pytest.raises(ValueError, match="expected a transformer with tokens, got 'test_resnet'"):
         TimmModel(model="test_resnet", output="tokens", pretrained=False).spec(stimuli)
+
+
+def test_a_prompt_stands_around_the_caption(stimuli):
+    captions = [[f"a {texts[0]}"] for texts in stimuli.table["captions"]]
+    told = Stimuli(stimuli.table.assign(captions=captions), stimuli.read_images)
+    plain = OpenCLIP(model="scenes_clip", of="text", n_captions=1)
+    prompted = OpenCLIP(model="scenes_clip", of="text", n_captions=1, prompt="a {}")
+    np.testing.assert_array_equal(prompted.embed(stimuli, [0, 3]), plain.embed(told, [0, 3]))
+    assert prompted.uid() != plain.uid()
+    with pytest.raises(ValueError, match=r"expected a prompt with \{\} for the caption, got 'a picture'"):
+        OpenCLIP(model="scenes_clip", of="text", prompt="a picture")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import open_dict
 
@@ -128,3 +129,37 @@ def test_signals_lie_in_a_volume():
     assert specs["a"].volume_shape == (10, 20, 30)
     assert len({tuple(place) for place in specs["a"].ijk}) == 1000
     assert specs["a"].ijk.max(axis=0).tolist() == [9, 19, 29]
+
+
+def test_signals_of_m_eeg_have_sensors():
+    specs = signals_of({"signals": {"a": [63, 250], "b": None}})
+    assert list(specs) == ["a"]
+    assert (specs["a"].modality, specs["a"].n_channels, specs["a"].n_times, specs["a"].sfreq) == ("eeg", 63, 250, 250.0)
+    assert len(set(specs["a"].ch_names)) == len({tuple(p) for p in specs["a"].positions}) == 63
+    recording = {"modality": "meg", "sfreq": 120.0, "tmin": -0.5}
+    meg = signals_of({"signals": {"a": [271, 181]}, "recording": recording})["a"]
+    assert (meg.modality, meg.units, meg.ch_types[0], meg.tmin, meg.sfreq) == ("meg", "T", "mag", -0.5, 120.0)
+    assert np.linalg.norm(meg.positions, axis=1) == pytest.approx(0.09)
+    for facts, got in (({}, "none"), ({"voxels": {"a": 3}, "signals": {"a": [3, 4]}}, "both")):
+        with pytest.raises(ValueError, match=f"published: expected voxels or signals, got {got}"):
+            signals_of(facts)
+    with pytest.raises(ValueError, match=r"published.signals of 'a': expected \[channels, samples\], got 63"):
+        signals_of({"signals": {"a": 63}})
+
+
+@pytest.mark.parametrize(("experiment", "live", "total"), [
+    ("atm_s_joint", 3_202_413 - 127_250, 3_202_413), ("atm_s_sub08", 3_200_413 - 127_500, 3_200_413),
+    ("atm_s_time_sub08", 2_970_202, 3_246_741), ("atm_s_time_joint", 2_970_202, 5_347_989),
+    ("atm_s_time_reconstruction_sub08", 3_655_541 - 276_539, 3_655_541),
+    ("nice_sub08", 1_802_496, 1_802_496), ("nice_vit_h14_sub08", 2_630_913, 2_630_913)])
+def test_eeg_decoders_have_the_published_sizes(composed, experiment, live, total):
+    one = compare(composed("parameters", f"experiment=published/{experiment}"), name=experiment)
+    assert (one.live, one.total, one.published["parameters"]) == (live, total, total)
+    assert one.problems == []
+    assert one.counts.untraced == ""
+
+
+def test_a_joint_atm_has_a_value_embedding_for_every_subject(composed):
+    cfg = composed("parameters", "experiment=published/atm_s_joint", "adapter.linear=true",
+                   "encoder.value_embedding=false", "published.parameters=null")
+    assert compare(cfg, name="joint").live == 3_202_413 - 127_250 + 9 * 62_750

@@ -1,4 +1,4 @@
-"""A learned token per subject beside signals that share one set of channels."""
+"""Signals that share one set of channels, with a token or a linear map over time of each subject's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class SubjectToken(SubjectAdapter):
-    """Passes signals through and adds one learned token of T values per subject.
+    """Passes signals through and adds one learned token of T values per subject; both can be otherwise.
 
     Where the encoder's grid is shorter than the signals, as many successive samples as fit are averaged.
 
@@ -25,6 +25,11 @@ class SubjectToken(SubjectAdapter):
     EEG_Image_decode). An unseen subject (None) gets a learned shared token. Upstream trains that token only where an
     id lies beyond its table, by accident; here a training batch of a subject uses the shared token with
     `shared_token_probability`, so that it is trained on purpose (0 never does).
+
+    Without token and linear map (``adapter=same_channels``) nothing belongs to a subject, and an unseen one is decoded
+    like the others: NICE, the earlier ATM, models of one subject. With the linear map alone (``adapter=subject_time``)
+    it is the input of ATM's low-level branch, T -> 128; with both, that of ATM's ``joint_train``, T -> T before an
+    encoder without value embedding. An unseen subject has no linear map.
 
     Parameters
     ----------
@@ -34,6 +39,10 @@ class SubjectToken(SubjectAdapter):
         ``(C, T)`` of the encoder.
     shared_token_probability
         Share of training batches, per subject, that use the shared token, in [0, 1].
+    token
+        Whether there are tokens.
+    linear
+        Whether every subject has a Linear from its samples to those of the grid, the same for all channels.
 
     Raises
     ------
@@ -41,23 +50,27 @@ class SubjectToken(SubjectAdapter):
         If channels or samples differ between subjects, or are not the encoder's.
     """
 
-    def __init__(self, *, specs: Mapping[str, SignalSpec], grid: Grid, shared_token_probability: float = 0.1) -> None:
+    def __init__(self, *, specs: Mapping[str, SignalSpec], grid: Grid, shared_token_probability: float = 0.1,
+                 token: bool = True, linear: bool = False) -> None:
         super().__init__()
         if not 0 <= shared_token_probability <= 1:
             raise ValueError("SubjectToken adapter: expected shared_token_probability in [0, 1], got "
                              f"{shared_token_probability}. Correct adapter.shared_token_probability.")
         self.specs: dict[str, SignalSpec] = {}
         self.grid, self.shared_token_probability = grid, shared_token_probability
-        self.tokens = nn.ParameterDict()
-        self.shared = nn.Parameter(torch.randn(1, grid.T))
+        self.token, self.linear = token, linear
+        self.tokens, self.linears = nn.ParameterDict(), nn.ModuleDict()
+        if token:
+            self.shared = nn.Parameter(torch.randn(1, grid.T))
         for spec in specs.values():
             self.add_subject(spec)
 
     def add_subject(self, spec: SignalSpec) -> None:
-        """Add a fresh token; see `SubjectAdapter`."""
+        """Add a fresh token and linear map; see `SubjectAdapter`."""
         what = f"SubjectToken adapter, subject {spec.subject!r}"
-        self._bin = max(1, spec.n_times // self.grid.T)
-        if (spec.n_channels, spec.n_times // self._bin) != (self.grid.F, self.grid.T):
+        self._bin = 1 if self.linear else max(1, spec.n_times // self.grid.T)
+        n_times = self.grid.T if self.linear else spec.n_times // self._bin
+        if (spec.n_channels, n_times) != (self.grid.F, self.grid.T):
             raise ValueError(f"{what}: expected the encoder's {self.grid.F} channels and {self.grid.T} samples, got "
                              f"{spec.n_channels} and {spec.n_times}. Use the same channels and window for all "
                              "subjects, or an adapter that maps each subject's own (adapter=mindbridge).")
@@ -68,37 +81,46 @@ class SubjectToken(SubjectAdapter):
                              f"{differ or (len(first.ch_names), len(spec.ch_names))}. Select the same channels for "
                              "all subjects, in one order.")
         self.specs[spec.subject] = spec
-        self.tokens[spec.subject] = nn.Parameter(torch.randn(1, self.grid.T))
+        if self.token:
+            self.tokens[spec.subject] = nn.Parameter(torch.randn(1, self.grid.T))
+        if self.linear:
+            self.linears[spec.subject] = nn.Linear(spec.n_times, self.grid.T)
 
     def start_from_shared(self, subject: str) -> None:
         """Give a subject that is new to trained weights the shared token to begin with, which served it so far."""
-        self._known(subject)
-        with torch.no_grad():
-            self.tokens[subject].copy_(self.shared)
+        if self.token:
+            with torch.no_grad():
+                self.tokens[self._known(subject)].copy_(self.shared)
 
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
         self._known(subject)
-        return [self.tokens[subject]]
+        own = [self.tokens[subject]] if self.token else []
+        return own + (list(self.linears[subject].parameters()) if self.linear else [])
 
-    def _known(self, subject: str) -> None:
-        if subject not in self.tokens:
-            raise ValueError(f"SubjectToken adapter: expected one of the subjects {sorted(self.tokens)}, got "
-                             f"{subject!r}. Name one of these, or None for the shared token.")
+    def _known(self, subject: str | None) -> str:
+        if subject is None or subject not in self.specs:
+            raise ValueError(f"SubjectToken adapter: expected one of the subjects {sorted(self.specs)}, got "
+                             f"{subject!r}. Name one of these; an unseen one (None) needs adapter.linear=false.")
+        return subject
 
     def forward(self, x: Tensor, subject: str | None) -> Features:
-        """Return the grid ``(B_s, C, T)`` with tokens ``(B_s, 1, T)``; None takes the shared token."""
-        if subject is not None:
-            self._known(subject)
-        elif not self.shared_token_probability:
+        """Return the grid ``(B_s, C, T)`` with tokens ``(B_s, 1, T)`` or None; subject None takes the shared token."""
+        if self.linear or subject is not None:
+            subject = self._known(subject)
+        if self._bin > 1:
+            x = F.avg_pool1d(x, self._bin)
+        if self.linear:
+            x = self.linears[str(subject)](x)
+        if not self.token:
+            return Features(x)
+        if subject is None and not self.shared_token_probability:
             log.warning("SubjectToken adapter: an unseen subject gets the shared token, which was never trained "
                         "(shared_token_probability=0)")
         token = self.shared if subject is None else self.tokens[subject]
         # the global generator, as for dropout: the decoder seeds it anew in every epoch
         if self.training and self.shared_token_probability and torch.rand(()).item() < self.shared_token_probability:
             token = self.shared
-        if self._bin > 1:
-            x = F.avg_pool1d(x, self._bin)
         return Features(x, token.expand(len(x), 1, -1))
 
     @classmethod

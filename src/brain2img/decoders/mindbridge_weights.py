@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from brain2img.decoders.deep import DeepDecoder
-from brain2img.layers import check_weights
-
-log = logging.getLogger(__name__)
+from brain2img.decoders.published_weights import fill, is_state, number_of, read_file, without_module
 
 STATE = "model_state_dict"
 BESIDE = {"epoch", "optimizer_state_dict", "lr_scheduler", "train_losses", "val_losses", "lrs"}
@@ -70,44 +66,17 @@ class MindBridgeWeights:
             or not finite; with the full list.
         """
         stored = self._read(path)
-        state = {str(key): value for key, value in stored[STATE].items()}
-        if state and all(key.startswith("module.") for key in state):
-            state = {key.removeprefix("module."): value for key, value in state.items()}
+        state = without_module(stored[STATE])
         subjects = self._of_file(list(decoder.module.adapter.specs), state, path)
         places = {key: self._published(key, subjects) for key in decoder.module.state_dict()}
-        expected = {places[key]: value for key, value in decoder.module.state_dict().items()}
-        left_out = [key for key in state if key not in expected
-                    and any(f"{key}.".startswith(f"{part}.") for part in self.leave_out)]
-        got = {key: value for key, value in state.items() if key not in left_out}
-        check_weights(expected, got, what=f"weights {path}", cure=self._cure(expected, got))
-        bad = [key for key, value in got.items() if not torch.isfinite(value).all()]
-        if bad:
-            raise ValueError(f"weights {path}: expected finite values, got NaN or infinity in {bad[:5]}. "
-                             "Download the file again.")
-        decoder.module.load_state_dict({key: got[place].float() for key, place in places.items()})
-        decoder.module.eval()
-        log.info("weights %s: %d matched, 0 missing, 0 unexpected, 0 of another shape, %d left out as asked (%s)",
-                 path, len(places), len(left_out), ", ".join(self.leave_out) or "nothing")
-        return {"file": str(path), "epoch": stored.get("epoch"), "subjects": subjects, "matched": places,
-                "layout": "before July 2024" if "optimizer_state_dict" in stored else "current",
-                "left_out": left_out, "missing": [], "unexpected": [], "shapes": []}
+        report = fill(decoder, state, places=places, leave_out=self.leave_out, path=path, cure=self._cure)
+        return {**report, "epoch": stored.get("epoch"), "subjects": subjects,
+                "layout": "before July 2024" if "optimizer_state_dict" in stored else "current"}
 
     def _read(self, path: Path) -> dict[str, Any]:
-        if not path.is_file():
-            raise ValueError(f"weights {path}: expected a published checkpoint, got nothing there. "
-                             "Give weights=<file>.pth.")
-        try:
-            try:  # mapped, so that of the older files the optimizer, twice as large as the weights, is not read
-                stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # written before torch 1.6
-                stored = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"weights {path}: expected a checkpoint of tensors and numbers, got one that cannot be "
-                             f"read without running code in it ({reason}). Download the file again.") from error
+        stored = read_file(path)
         keys = sorted(map(str, stored)) if isinstance(stored, dict) else []
-        if STATE not in keys or set(keys) - BESIDE - {STATE} or not isinstance(stored[STATE], Mapping) or not all(
-                isinstance(value, Tensor) for value in stored[STATE].values()):
+        if STATE not in keys or set(keys) - BESIDE - {STATE} or not is_state(stored[STATE]):
             raise ValueError(f"weights {path}: expected a dictionary with {STATE!r} and none but {sorted(BESIDE)} "
                              f"beside it, got {f'the keys {keys[:8]}' if keys else type(stored).__name__}. "
                              "Give a file as MindBridge's trainer saves it.")
@@ -118,8 +87,8 @@ class MindBridgeWeights:
         held = sorted({key.split(".")[1] for key in state if key.startswith("embedder.")})
         found = {}
         for subject in asked:
-            number = re.search(r"\d+$", subject)
-            theirs = str(self.subjects.get(subject, int(number.group()) if number else subject))
+            number = number_of(subject)
+            theirs = str(self.subjects.get(subject, subject if number is None else number))
             if theirs not in held:
                 raise ValueError(f"weights {path}: expected subject {subject!r} as number {theirs!r} in the file, got "
                                  f"a file with {held}. Choose among these with data.subjects=[...], name it in "

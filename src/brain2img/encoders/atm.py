@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brain2img.interfaces import Encoder
+from brain2img.layers import TemporalSpatial, common_size
 from brain2img.records import Features, Grid, SignalSpec
 
 
@@ -59,8 +60,7 @@ class ATM(Encoder):
 
     Deviations: subject tokens are cut off after attention (``[:, K:]``, as upstream since 2026); the published weights
     of 2024 kept them and lost the last channels (``[:, :C]``), see `published_slice`. The upstream parts that no
-    forward pass uses (positional, temporal and mask embeddings, two linear layers) do not exist here. Temporal
-    convolution and pooling are exchanged, which is exact because both are linear, and saves most of the convolution.
+    forward pass uses (positional, temporal and mask embeddings, two linear layers) do not exist here.
 
     Parameters
     ----------
@@ -79,6 +79,9 @@ class ATM(Encoder):
         In the attention layer, and after the convolutions.
     published_slice
         Keep the first C of all tokens after attention, as the weights published in 2024 need.
+    value_embedding
+        Whether the Linear on samples is here, shared by all; false where every subject has its own in the adapter
+        (upstream: ``joint_train``; here: ``adapter=subject_time adapter.token=true``).
 
     Raises
     ------
@@ -88,34 +91,23 @@ class ATM(Encoder):
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], bin: int = 1, n_heads: int = 4, feedforward: int = 256,
                  n_filters: int = 40, kernel: int = 25, pool: int = 51, stride: int = 5,
-                 dropout: tuple[float, float] = (0.25, 0.5), published_slice: bool = False) -> None:
+                 dropout: tuple[float, float] = (0.25, 0.5), published_slice: bool = False,
+                 value_embedding: bool = True) -> None:
         super().__init__()
-        sizes = {name: (spec.n_channels, spec.n_times) for name, spec in specs.items()}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"ATM encoder: expected the same channels and samples for all subjects, got {sizes}. "
-                             "Select the same channels and window for all, or leave subjects out.")
-        n_channels, n_times = next(iter(sizes.values()))
-        n_times //= bin
-        length = (n_times - kernel + 1 - pool) // stride + 1
-        if n_times < kernel + pool - 1:
-            raise ValueError(f"ATM encoder: expected at least {kernel + pool - 1} samples for kernel {kernel} and pool "
-                             f"{pool}, got {n_times} (bin {bin}). Use a longer window, a higher sampling rate, or "
-                             "smaller encoder.kernel and encoder.pool.")
-        self.grid, self.hidden = Grid(n_channels, n_times), (length, n_filters)
-        self.pool, self.stride, self.published_slice = pool, stride, published_slice
-        self.value_embedding = nn.Linear(n_times, n_times)
+        n_channels, n_times = common_size(specs, what="ATM encoder", bin=bin)
+        self.grid, self.published_slice = Grid(n_channels, n_times), published_slice
+        self.value_embedding = nn.Linear(n_times, n_times) if value_embedding else nn.Identity()
         self.embedding_dropout = nn.Dropout(dropout[0])
         self.attn_layer = ChannelAttention(n_times, n_heads=n_heads, feedforward=feedforward, dropout=dropout[0])
         self.norm = nn.LayerNorm(n_times)
-        self.tsconv = nn.Sequential(
-            nn.Conv2d(1, n_filters, (1, kernel)), nn.AvgPool2d((1, pool), (1, stride)), nn.BatchNorm2d(n_filters),
-            nn.ELU(), nn.Conv2d(n_filters, n_filters, (n_channels, 1)), nn.BatchNorm2d(n_filters), nn.ELU(),
-            nn.Dropout(dropout[1]))
+        self.tsconv = TemporalSpatial(n_channels, n_times, n_filters=n_filters, kernel=kernel, pool=pool, stride=stride,
+                                      dropout=dropout[1])
         self.projection = nn.Sequential(nn.Conv2d(n_filters, n_filters, (1, 1)))
+        self.hidden = (self.tsconv.n_steps, n_filters)
 
     def forward(self, features: Features) -> Tensor:
         """Map a grid ``(B, C, T)`` and tokens ``(B, K, T)`` (or None) to ``(B, L, H)``, time first."""
-        return self.convolve(self.attend(features))
+        return self.projection(self.tsconv(self.attend(features))).squeeze(-1).transpose(1, 2)
 
     def attend(self, features: Features) -> Tensor:
         """Map grid and tokens to channels ``(B, C, T)`` that have seen each other."""
@@ -126,19 +118,6 @@ class ATM(Encoder):
             x = torch.cat([features.tokens.to(x.dtype), x], dim=1)
         x = self.norm(self.attn_layer(self.embedding_dropout(x)))
         return x[:, :self.grid.F] if self.published_slice else x[:, n_tokens:]
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, T)`` to ``(B, L, H)``."""
-        temporal, spatial = cast(nn.Conv2d, self.tsconv[0]), cast(nn.Conv2d, self.tsconv[4])
-        kernel, n_filters = temporal.kernel_size[1], temporal.out_channels
-        # matrix products on (time, channel, filter) instead of convolutions: the 40 x C x L values of every trial are
-        # by far the largest array, and in this order neither the norm nor the spatial convolution has to copy it
-        patches = F.avg_pool1d(x, self.pool, stride=1).unfold(2, kernel, self.stride).transpose(1, 2)  # B, L, C, kernel
-        y = F.linear(patches.reshape(-1, kernel), temporal.weight.view(n_filters, kernel), temporal.bias)
-        y = F.elu(self.tsconv[2](y[..., None, None])).view(len(x) * self.hidden[0], -1)
-        y = F.linear(y, spatial.weight.squeeze(-1).transpose(1, 2).flatten(1), spatial.bias)
-        y = self.tsconv[5:](y.view(len(x), self.hidden[0], n_filters, 1).transpose(1, 2))
-        return self.projection(y).squeeze(-1).transpose(1, 2)
 
     @classmethod
     def tiny(cls) -> Self:

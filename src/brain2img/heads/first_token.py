@@ -17,7 +17,9 @@ class FirstToken(Head):
 
     See Through Their Minds (STTM; arXiv:2403.06361, https://github.com/YulongBonjour/STTM) contrasts it with the global
     embedding of the image and, in the joint space of CLIP, with that of a caption. An embedding ``(D,)`` is its own
-    first token.
+    first token: ATM (Li et al., NeurIPS 2024, arXiv:2403.07721) contrasts one output with image and text embeddings of
+    CLIP, with weights 0.99 and 0.01, and ranks text embeddings by it ("classification"). There both contrasts share a
+    learned scale; here that of the text is its own, or fixed.
 
     Parameters
     ----------

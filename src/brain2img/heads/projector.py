@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from brain2img.interfaces import Head
-from brain2img.layers import Residual, activation
+from brain2img.layers import Residual, activation, normal_weights
 from brain2img.losses import MSE, Loss
 from brain2img.records import EmbeddingSpec
 
@@ -39,11 +39,13 @@ class Projector(Head):
         In the residual part.
     bounded
         "sigmoid" for values in [0, 1] (pixels), "tanh" for [-1, 1], None for unbounded ones.
+    initial_std
+        Standard deviation of the initial weights; 0.02 in NICE. None for PyTorch's own, as in ATM.
     """
 
     def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
                  prediction: bool = True, width: int | None = None, dropout: float = 0.5,
-                 bounded: str | None = None) -> None:
+                 bounded: str | None = None, initial_std: float | None = None) -> None:
         super().__init__()
         self.space, self.prediction, self.spec = space, prediction, spec
         self.losses = nn.ModuleDict(losses)
@@ -53,6 +55,8 @@ class Projector(Head):
             Residual(nn.Sequential(nn.GELU(), nn.Linear(size, size), nn.Dropout(dropout))), nn.LayerNorm(size))
         self.output = nn.Identity() if width is None else nn.Linear(size, spec.size)
         self.activation = activation(bounded)
+        if initial_std is not None:
+            normal_weights(self, std=initial_std)
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map ``(B, L, H)`` to ``(B, *shape)``; `done` is not needed."""

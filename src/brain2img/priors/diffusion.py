@@ -34,6 +34,8 @@ class DiffusionPrior(Prior):
     weights are averaged (EMA), v-prediction is possible, and 20 steps of a deterministic solver replace 50 of
     ancestral sampling. As there: 1000 training steps with linear betas, mean squared error, conditions dropped with
     probability 0.1. There guidance is 5; with 1 a sample is one of the embeddings that the prediction leaves possible.
+    ``prior=atm`` is its published size and recipe with the mended scale, ``prior=atm_published`` its recipe as it is:
+    raw embeddings, ``noising: {clip: 1.0, spacing: leading}``, ``condition_dropout: [0.1, batch]``, no averaging.
 
     The prior of MindEye (Scotti et al. 2023, arXiv:2305.18274) is this one with its own network, ``prediction:
     sample``, ``condition_dropout: 0.2``, ``noising: {n_times: 100, betas: cosine}``, ``scale: sqrt_width``, ``sampler:
@@ -53,7 +55,7 @@ class DiffusionPrior(Prior):
         step of sampling, so that a network that is small or not trained long leaves the manifold) or "sample" (the
         embedding).
     condition_dropout
-        Share of the rows trained without condition.
+        Share of the rows trained without condition; ``[0.1, batch]`` for whole batches without, one in ten.
     guidance
         Factor on the difference that the condition makes; 1 for none.
     sampler
@@ -62,7 +64,9 @@ class DiffusionPrior(Prior):
     n_steps
         Steps of the sampler.
     noising
-        `n_times`, time steps of the training, and `betas`, "linear" or "cosine" (s = 0.008).
+        `n_times`, time steps of the training; `betas`, "linear" or "cosine" (s = 0.008); `clip`, the largest absolute
+        value of the sample that a step of "ddim" or "ddpm" foresees, or None; and `spacing` of the steps of sampling,
+        "trailing" or "leading" (which does not begin with pure noise).
     scale
         Scale of embeddings in the network: "standardise", each dimension by mean and standard deviation of the rows of
         the fit (trained jointly: true ones so, decoded ones as they are); "sqrt_width", true ones times the square root
@@ -75,28 +79,40 @@ class DiffusionPrior(Prior):
     """
 
     def __init__(self, *, network: Callable[..., PriorNetwork], training: Mapping[str, Any], seed: int = 0,
-                 prediction: str = "v_prediction", condition_dropout: float = 0.1, guidance: float = 1.0,
-                 sampler: str = "dpm", n_steps: int = 20, noising: Mapping[str, Any] | None = None,
-                 scale: str = "standardise") -> None:
+                 prediction: str = "v_prediction", condition_dropout: float | Sequence[Any] = 0.1,
+                 guidance: float = 1.0, sampler: str = "dpm", n_steps: int = 20,
+                 noising: Mapping[str, Any] | None = None, scale: str = "standardise") -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-        self.noising = {"n_times": 1000, "betas": "linear", **(noising or {})}
+        self.noising = {"n_times": 1000, "betas": "linear", "clip": None, "spacing": "trailing", **(noising or {})}
         for name, value, known in (("prediction", prediction, PREDICTIONS), ("sampler", sampler, SAMPLERS),
-                                   ("scale", scale, SCALES), ("noising.betas", self.noising["betas"], tuple(BETAS))):
+                                   ("scale", scale, SCALES), ("noising.betas", self.noising["betas"], tuple(BETAS)),
+                                   ("noising.spacing", self.noising["spacing"], ("trailing", "leading"))):
             if value not in known:
                 raise ValueError(f"diffusion prior: expected {name} of {known}, got {value!r}. Correct prior.{name}.")
         self._make, self.training, self.seed = network, dict(training), seed
         self.plan = Plan(**self.training, seed=seed)
-        self.prediction, self.condition_dropout, self.guidance = prediction, condition_dropout, guidance
+        self.prediction, self.guidance = prediction, guidance
+        dropped = condition_dropout if isinstance(condition_dropout, Sequence) else (condition_dropout, "rows")
+        if len(dropped) != 2 or not 0 <= dropped[0] <= 1 or dropped[1] not in ("rows", "batch"):
+            raise ValueError("diffusion prior: expected condition_dropout as a share in [0, 1], or [share, batch], got "
+                             f"{condition_dropout}. Correct prior.condition_dropout.")
+        self._dropped = (dropped[0], dropped[1])
         self.sampler, self.n_steps, self.scale = sampler, n_steps, scale
-        if set(self.noising) != {"n_times", "betas"} or not 1 <= n_steps <= self.noising["n_times"]:
-            raise ValueError(f"diffusion prior: expected n_times and betas in noising, and 1 to n_times steps, got "
-                             f"{self.noising} and n_steps={n_steps}. Correct prior.noising or prior.n_steps.")
+        clip = self.noising["clip"]
+        if len(self.noising) != 4 or not 1 <= n_steps <= self.noising["n_times"]:
+            raise ValueError("diffusion prior: expected n_times and betas in noising (and clip and spacing of its "
+                             f"sampling), and 1 to n_times steps, got {self.noising} and n_steps={n_steps}. Correct "
+                             "prior.noising or prior.n_steps.")
+        if clip is not None and (clip <= 0 or sampler == "dpm"):
+            raise ValueError("diffusion prior: expected noising.clip above 0 with sampler ddim or ddpm, got "
+                             f"{clip} with {sampler}. Set prior.noising.clip=null, or choose another sampler.")
         self._noising = DDPMScheduler(num_train_timesteps=int(self.noising["n_times"]),
                                       beta_schedule=BETAS[self.noising["betas"]],
                                       prediction_type=prediction, clip_sample=False)
         solver = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}[sampler]
-        self._solver = solver.from_config(self._noising.config, timestep_spacing="trailing")
+        self._solver = solver.from_config(self._noising.config, timestep_spacing=self.noising["spacing"],
+                                          **({"clip_sample": True, "clip_sample_range": clip} if clip else {}))
         self._shape: tuple[int, ...] | None = None
         self.model: nn.Module | None = None
 
@@ -105,7 +121,8 @@ class DiffusionPrior(Prior):
         made = self._make if isinstance(self._make, partial) else partial(self._make)
         return {"class": "DiffusionPrior", "network": {"class": made.func.__name__, **made.keywords},
                 "training": self.training, "seed": self.seed, "prediction": self.prediction,
-                "condition_dropout": self.condition_dropout, "noising": self.noising, "scale": self.scale}
+                "condition_dropout": self._dropped[0] if self._dropped[1] == "rows" else list(self._dropped),
+                "noising": {key: self.noising[key] for key in ("n_times", "betas")}, "scale": self.scale}
 
     def start(self, shape: tuple[int, ...]) -> nn.Module:
         """Make the network for embeddings of this shape, untrained and not yet standardising; returns it as `model`.
@@ -178,7 +195,9 @@ class DiffusionPrior(Prior):
         device = target.device
         noise = torch.randn(target.shape, generator=generator).to(device)
         t = torch.randint(0, noising.config.num_train_timesteps, (len(target),), generator=generator).to(device)
-        keep = (torch.rand(len(target), 1, generator=generator) >= self.condition_dropout).float().to(device)
+        share, of = self._dropped
+        drawn = torch.rand(len(target) if of == "rows" else 1, 1, generator=generator)
+        keep = (drawn >= share).float().expand(len(target), 1).to(device)
         clean = (target - model.mean_out) / model.std_out
         wanted = {"epsilon": noise, "sample": clean}.get(self.prediction)
         if wanted is None:

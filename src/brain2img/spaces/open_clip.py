@@ -45,6 +45,8 @@ class OpenCLIP(Space):
         targets are of washed-out pictures; here they are not.
     n_captions
         How many captions of a stimulus are embedded, the first ones; None for all. Only of text.
+    prompt
+        What stands around a caption, in whose place stands {}: "This picture is {}" in ATM, of the name of a concept.
     normalise
         Store unit vectors; False stores them raw, and losses normalise.
     device
@@ -55,17 +57,20 @@ class OpenCLIP(Space):
     Raises
     ------
     ValueError
-        If `of` is none of these, or patches are to be normalised.
+        If `of` is none of these, patches are to be normalised, or a prompt has no place for the caption.
     """
 
     def __init__(self, *, model: str, pretrained: str | None = None, seed: int = 0, of: str = "image",
-                 n_captions: int | None = None, normalise: bool = False, device: str = "auto",
+                 n_captions: int | None = None, prompt: str = "{}", normalise: bool = False, device: str = "auto",
                  name: str = "clip") -> None:
         if of not in ("image", "text", "patches"):
             raise ValueError(f"space {name!r}: expected of to be image, text or patches, got {of!r}. Correct it.")
         if of == "patches" and normalise:
             raise ValueError(f"space {name!r}: expected patches as they are, got normalise=true. Set normalise=false.")
-        self.model_name, self.pretrained, self.seed = model, pretrained, seed
+        if "{}" not in prompt:
+            raise ValueError(f"space {name!r}: expected a prompt with {{}} for the caption, got {prompt!r}. "
+                             "Correct it.")
+        self.model_name, self.pretrained, self.seed, self.prompt = model, pretrained, seed, prompt
         self.of, self.n_captions, self.normalise, self.name = of, n_captions, normalise, name
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
@@ -147,7 +152,8 @@ class OpenCLIP(Space):
         elif Path(self.pretrained).exists():
             weights = file_digest(Path(self.pretrained))
         return digest(["open_clip", json.dumps(self._config, sort_keys=True), weights, self.normalise,
-                       *([] if self.of == "image" else [self.of, self.n_captions])])
+                       *([] if self.of == "image" else [self.of, self.n_captions]),
+                       *([] if self.prompt == "{}" else [self.prompt])])
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return ``(n, D)`` or ``(n, L, width)`` float32 embeddings."""
@@ -162,7 +168,8 @@ class OpenCLIP(Space):
                     found = model.encode_image(images.to(self.device), normalize=self.normalise)
             else:
                 texts = [list(stimuli.table["captions"].iloc[row])[:self.n_captions] for row in rows]
-                tokens = self._tokenize([text for mine in texts for text in mine]).to(self.device)
+                said = [self.prompt.replace("{}", text) for mine in texts for text in mine]
+                tokens = self._tokenize(said).to(self.device)
                 parts = model.encode_text(tokens, normalize=self.normalise).split([len(mine) for mine in texts])
                 found = torch.stack([part.mean(dim=0) for part in parts])
                 found = torch.nn.functional.normalize(found, dim=-1) if self.normalise else found

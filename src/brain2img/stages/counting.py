@@ -85,20 +85,48 @@ class Counts:
 
 
 def signals_of(published: Mapping[str, Any]) -> dict[str, SignalSpec]:
-    """Return the specs that the ``published.voxels`` of an experiment describe: single-trial betas in a volume.
+    """Return the specs of the signals that an experiment's ``published`` describes.
 
-    Which voxels they are is made up, spread evenly over `VOLUME` or ``published.volume_shape``.
+    ``voxels: {subj01: 15724}`` are single-trial betas in a volume; which voxels they are is made up, spread evenly over
+    `VOLUME` or ``volume_shape``. ``signals: {sub-01: [63, 250]}`` are channels and samples of M/EEG, EEG at 250 Hz from
+    stimulus onset unless ``recording: {modality: meg, sfreq: 120.0, tmin: -0.5}`` says otherwise; names and positions
+    of the sensors are made up. A subject that is null is left out, as by an experiment that is based on another.
+
+    Raises
+    ------
+    ValueError
+        If none of the two is stated, or the shape of signals is none.
     """
+    if ("voxels" in published) == ("signals" in published):
+        raise ValueError("published: expected voxels or signals, got "
+                         f"{'both' if 'voxels' in published else 'none'}. State one of them.")
     volume = tuple(published.get("volume_shape") or VOLUME)
+    recording = {"modality": "eeg", "sfreq": 250.0, **published.get("recording", {})}
     specs = {}
-    for subject, n in published["voxels"].items():
-        if n is None:  # taken out by an experiment that is based on another
+    for subject, size in (published.get("voxels") or published.get("signals") or {}).items():
+        if size is None:
             continue
-        flat = np.linspace(0, np.prod(volume) - 1, n).astype(int)
-        specs[subject] = SignalSpec(
-            subject=subject, modality="fmri", units="a.u.", n_channels=n, n_times=1, volume_shape=volume,
-            ijk=np.stack(np.unravel_index(flat, volume), axis=1), affine=np.diag([1.8, 1.8, 1.8, 1.0]))
+        if "voxels" in published:
+            flat = np.linspace(0, np.prod(volume) - 1, size).astype(int)
+            made: dict[str, Any] = {"modality": "fmri", "units": "a.u.", "n_channels": size, "n_times": 1,
+                                    "volume_shape": volume, "affine": np.diag([1.8, 1.8, 1.8, 1.0]),
+                                    "ijk": np.stack(np.unravel_index(flat, volume), axis=1)}
+        else:
+            if not isinstance(size, Sequence) or len(size) != 2:
+                raise ValueError(f"published.signals of {subject!r}: expected [channels, samples], got {size!r}. "
+                                 "Correct it.")
+            made = {"units": "T" if recording["modality"] == "meg" else "V", "n_channels": size[0], "n_times": size[1],
+                    "ch_names": tuple(f"E{i + 1:03d}" for i in range(size[0])), "positions": _on_a_head(size[0]),
+                    "ch_types": (recording["modality"].replace("meg", "mag"),) * size[0], **recording}
+        specs[subject] = SignalSpec(subject=subject, **made)
     return specs
+
+
+def _on_a_head(n: int) -> np.ndarray:
+    """Return ``(n, 3)`` different points in metres, on a spiral over the upper half of a sphere of 9 cm."""
+    z, angle = (np.arange(n) + 0.5) / n, np.arange(n) * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - z**2)
+    return 0.09 * np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
 
 
 def embeddings_of(published: Mapping[str, Any]) -> dict[str, EmbeddingSpec]:

@@ -18,7 +18,7 @@ from brain2img.stages.workspace import training_config
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("model", "parameters", "voxels", "spaces", "source")
+NEEDED = ("model", "parameters", "spaces", "source")
 
 
 @dataclass(frozen=True)
