@@ -261,7 +261,7 @@ def warnings_of(results: Results) -> list[Caveat]:
                               "it without any better reading of the brain. Never the headline."))
     if table["transductive"].any():
         names = listing(sorted({metric_label(m) for m in table.loc[table["transductive"], "metric"]}))
-        queries = between(table.loc[table["transductive"] & (table["subject"] != MEAN), "n"])
+        queries = between(table.loc[table["transductive"], "n"])
         found.append(Caveat("Transductive scores", f"Columns headed “transductive” ({names}) use the other test "
                               f"queries of the subject, {queries} without their labels, as well, which a decoder of "
                               "single recordings cannot; compare them with each other only."))

@@ -83,8 +83,6 @@ def metric_label(metric: str) -> str:
     """Return how a metric is written."""
     if metric in METRIC_LABELS:
         return METRIC_LABELS[metric]
-    if metric.startswith("top"):
-        return f"top-{metric.removeprefix('top').replace('_', ' ')}"
     for start, word in (("attribute_accuracy/", "right"), ("named_", "named")):
         if metric.startswith(start):
             return f"{metric.removeprefix(start).replace('_', ' ')} {word}"
