@@ -1,7 +1,7 @@
 """Accuracy over the number of averaged repetitions of a test stimulus, under outputs/repetitions.
 
 python scripts/repetitions.py run=outputs/train/demo/eeg_atm
-python scripts/repetitions.py experiment=demo/eeg_atm repetition_curve.n_draws=10
+python scripts/repetitions.py experiment=demo/eeg_atm repetition_curve.n_draws=10 repetition_curve.counts=[1,5,20]
 """
 
 import hydra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Self
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from brain2img.interfaces import SubjectAdapter
 from brain2img.records import Features, Grid, SignalSpec
+
+log = logging.getLogger(__name__)
 
 
 class SubjectToken(SubjectAdapter):
@@ -83,6 +86,12 @@ class SubjectToken(SubjectAdapter):
         if self.linear:
             self.linears[spec.subject] = nn.Linear(spec.n_times, self.grid.T)
 
+    def start_from_shared(self, subject: str) -> None:
+        """Give a subject that is new to trained weights the shared token to begin with, which served it so far."""
+        if self.token:
+            with torch.no_grad():
+                self.tokens[self._known(subject)].copy_(self.shared)
+
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
         self._known(subject)
@@ -105,6 +114,9 @@ class SubjectToken(SubjectAdapter):
             x = self.linears[str(subject)](x)
         if not self.token:
             return Features(x)
+        if subject is None and not self.shared_token_probability:
+            log.warning("SubjectToken adapter: an unseen subject gets the shared token, which was never trained "
+                        "(shared_token_probability=0)")
         token = self.shared if subject is None else self.tokens[subject]
         # the global generator, as for dropout: the decoder seeds it anew in every epoch
         if self.training and self.shared_token_probability and torch.rand(()).item() < self.shared_token_probability:

@@ -38,6 +38,13 @@ class BrainData:
         What is done to the signals.
     subjects
         Names of the subjects to use; all by default.
+
+    Attributes
+    ----------
+    subjects
+        Those with trials in this fold.
+    specs
+        Subject -> its signals, of those that are trained on; one that is left out is in `unseen` instead.
     """
 
     def __init__(self, study: PreparedStudy, *, targets: Mapping[str, EmbeddingCache], split: Split,
@@ -45,10 +52,13 @@ class BrainData:
         self.study = study
         trials = select_subjects(study.trials, subjects, known=study.subjects)
         concepts = dict(zip(study.stimulus_table["stimulus_id"], study.stimulus_table["concept"], strict=True))
-        self.trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=concepts))
-        self.subjects = [s for s in study.subjects if (trials["subject"] == s).any()]
+        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=concepts))
+        met = set(trials.loc[trials["split"] != "unused", "subject"])
+        self.trials = trials[trials["subject"].isin(met)]
+        self.subjects = [s for s in study.subjects if s in met]
         self.normalisers = {s: FittedNormalisation(normalisation, spec=study.specs[s]) for s in self.subjects}
-        self.specs: dict[str, SignalSpec] = {s: n.spec for s, n in self.normalisers.items()}
+        self.unseen = sorted(set(self.trials.loc[self.trials["split"] == "unseen", "subject"]))
+        self.specs: dict[str, SignalSpec] = {s: n.spec for s, n in self.normalisers.items() if s not in self.unseen}
         self.targets = dict(targets)
         self.target_specs: dict[str, EmbeddingSpec] = {name: cache.spec for name, cache in targets.items()}
         self._sessions = {s: session_names(study.trials_of(s)).to_numpy() for s in self.subjects}
@@ -67,13 +77,16 @@ class BrainData:
         return bool((self.trials["split"] == "val").any())
 
     def fit_normalisation(self) -> None:
-        """Fit every subject's statistics on its training trials, or as ``data.fit_on`` says."""
+        """Fit every subject's statistics on its training trials, or as ``data.fit_on`` says.
+
+        Those of a subject that is left out come from its own recordings of training stimuli, without labels.
+        """
         for subject, normaliser in self.normalisers.items():
             if normaliser.config.fit_on == "not_test":
                 left_out = self.trials["split"].isin(("test", "unused"))
                 trials = self.trials[(self.trials["subject"] == subject) & ~left_out]
             else:
-                trials = self._of(subject, "train")
+                trials = self._fitted_on(subject)
             normaliser.fit(self._signals[subject], trials)
 
     def save_normalisation(self, folder: Path) -> None:
@@ -104,6 +117,9 @@ class BrainData:
     def _of(self, subject: str, split: str) -> pd.DataFrame:
         return self.trials[(self.trials["subject"] == subject) & (self.trials["split"] == split)]
 
+    def _fitted_on(self, subject: str) -> pd.DataFrame:
+        return self._of(subject, "unseen" if subject in self.unseen else "train")
+
     def items(self, split: str, *, n_averaged: int | None = None, n_draws: int = 1, seed: int = 0) -> pd.DataFrame:
         """Return the rows to decode of a split, as `brain2img.data.trials.averaged` lays them out."""
         return averaged(self.trials[self.trials["split"] == split], n_averaged=n_averaged, n_draws=n_draws, seed=seed)
@@ -120,7 +136,7 @@ class BrainData:
         if all(len(ids) == 1 for ids in trial_ids):
             flat = np.array(list(chain.from_iterable(trial_ids)), dtype=int)
             return normaliser(self._signals[subject], flat, self._sessions[subject][flat], out=out)
-        spec = self.specs[subject]
+        spec = normaliser.spec
         if out is None:
             out = np.empty((len(trial_ids), spec.n_channels, spec.n_times), dtype=np.float32)
         for i, ids in enumerate(trial_ids):
@@ -176,7 +192,7 @@ class BrainData:
             if kept is not None:
                 x = kept(subject, np.array(list(chain.from_iterable(trial_ids[places])), dtype=int))
             elif noise is None:
-                spec = self.specs[subject]
+                spec = self.normalisers[subject].spec
                 x = self.signals(subject, trial_ids[places].tolist(),
                                  out=self._memory[subject].array(len(places), spec.n_channels, spec.n_times))
             else:
@@ -188,13 +204,13 @@ class BrainData:
 
     def _noise(self, subject: str, n_averaged: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         factor = self._noise_factor(subject)
-        n_times = self.specs[subject].n_times
+        n_times = self.normalisers[subject].spec.n_times
         drawn = generator.standard_normal((len(n_averaged), factor.shape[1], n_times), dtype=np.float32)
         return (factor @ drawn) / np.sqrt(n_averaged)[:, None, None].astype(np.float32)
 
     def _noise_factor(self, subject: str) -> np.ndarray:
         """Return A ``(C, r)`` with A A' = the channel covariance of (at most `NOISE_TRIALS`) training trials."""
-        rows = self._of(subject, "train")["row"].to_numpy()
+        rows = self._fitted_on(subject)["row"].to_numpy()
         rows = rows[:: max(1, len(rows) // NOISE_TRIALS)]
         x = self.signals(subject, [[r] for r in rows])
         x = x - x.mean(axis=0)

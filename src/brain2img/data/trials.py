@@ -12,6 +12,10 @@ import pandas as pd
 
 from brain2img.data.prepared import check_splits
 
+OVER_SUBJECTS = ("in_subject", "leave_one_subject_out")
+"""Kinds of split of which fold k is about subject k of those chosen, in their order."""
+KINDS = ("study", "kfold", *OVER_SUBJECTS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -20,10 +24,14 @@ class Split:
     Parameters
     ----------
     kind
-        "study": as the data set defines it. "kfold": repeated k-fold cross-validation by stimulus over all trials of
-        the study, whatever its own split says.
+        "study": as the data set defines it, all subjects together. "kfold": repeated k-fold cross-validation by
+        stimulus over all trials of the study, whatever its own split says. "in_subject": fold k trains and tests on
+        one subject alone. "leave_one_subject_out": fold k trains and validates on all others, and tests on the test
+        stimuli of the one left out; test stimuli are trained on from no subject. The recordings of its training
+        stimuli become the split "unseen": statistics of its signals come from them (the published convention), and
+        what was shown in them is used by nobody. Both follow the study's own division of the stimuli.
     n_folds, fold
-        Number of folds and the one that is the test split ("kfold" only).
+        Number of folds ("kfold") and the one that is the test split, or the subject's.
     seed
         Seed of the shuffling into folds, and of the validation part.
     val_fraction
@@ -61,8 +69,9 @@ class Split:
         if self.train_trials is not None and self.train_trials < 1:
             raise ValueError(f"split.train_trials: expected 1 or more, or null for all, got {self.train_trials}. "
                              "Correct it.")
-        if self.kind not in ("study", "kfold"):
-            raise ValueError(f"split.kind: expected 'study' or 'kfold', got {self.kind!r}. Choose one of these.")
+        if self.kind not in KINDS:
+            raise ValueError("split.kind: expected 'study' or 'kfold', or with subjects as folds one of "
+                             f"{OVER_SUBJECTS}, got {self.kind!r}. Choose one of these.")
         if self.kind == "kfold" and not 0 <= self.fold < self.n_folds:
             raise ValueError(f"split.fold: expected 0..{self.n_folds - 1}, got {self.fold}. Choose one of these.")
         if not 0 <= self.prior_fraction <= 1:
@@ -85,16 +94,32 @@ class Split:
         Returns
         -------
         pandas.Series
-            "train", "val" or "test"; "prior", "held_out" and "unused" where these are asked for.
+            "train", "val" or "test"; "prior", "held_out", "unseen" and "unused" where these are asked for.
 
         Raises
         ------
         ValueError
-            If there are fewer stimuli than folds or parts, a stimulus crosses splits, or a subject has no training
-            trials or fewer than asked for.
+            If there are fewer stimuli than folds or parts, a stimulus crosses splits, a subject has no training trials
+            or fewer than asked for, or one is to be left out of one.
         """
         assigned = self._set_aside(trials, what=what, concepts=concepts)
-        return assigned if self.train_trials is None else self._limited(trials, assigned, what=what)
+        if self.train_trials is not None:
+            assigned = self._limited(trials, assigned, what=what)
+        return self._of_subject(trials, assigned, what=what) if self.kind in OVER_SUBJECTS else assigned
+
+    def _of_subject(self, trials: pd.DataFrame, assigned: pd.Series, *, what: str) -> pd.Series:
+        subjects = list(trials["subject"].unique())
+        if self.kind == "leave_one_subject_out" and len(subjects) < 2:
+            raise ValueError(f"{what}: expected two subjects or more for split.kind=leave_one_subject_out, got "
+                             f"{subjects}. Choose more with data.subjects=[...], or split.kind=in_subject.")
+        if not 0 <= self.fold < len(subjects):
+            raise ValueError(f"{what}: expected split.fold 0..{len(subjects) - 1}, one for each of its subjects, got "
+                             f"{self.fold}. Choose one of these.")
+        mine = trials["subject"] == subjects[self.fold]
+        if self.kind == "in_subject":
+            return assigned.where(mine, "unused")
+        own = assigned.where(assigned == "test", "unused").mask(assigned == "train", "unseen")
+        return own.where(mine, assigned.mask(assigned == "test", "unused"))
 
     def _limited(self, trials: pd.DataFrame, assigned: pd.Series, *, what: str) -> pd.Series:
         assigned = assigned.copy()
@@ -138,7 +163,7 @@ class Split:
         return assigned
 
     def _folds(self, trials: pd.DataFrame, *, what: str) -> pd.Series:
-        if self.kind == "study":
+        if self.kind != "kfold":
             check_splits(trials, what=what)
             return trials["split"]
         stimuli = np.array(sorted(set(trials["stimulus_id"])))

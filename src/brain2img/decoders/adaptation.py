@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,7 +30,8 @@ def take_over(decoder: DeepDecoder, weights: Mapping[str, Tensor], *, subject: s
     Parameters
     ----------
     decoder
-        Built for `subject` alone; its parts for this subject stay as they are, fresh.
+        Built for `subject` alone; its parts for this subject stay as they are, fresh, unless its adapter knows better
+        (``start_from_shared``: what served unseen subjects).
     weights
         Name -> weight of the trained decoder.
     subject
@@ -56,6 +58,9 @@ def take_over(decoder: DeepDecoder, weights: Mapping[str, Tensor], *, subject: s
     check_weights(shared, got, what=what,
                   cure="Adapt with the encoder, heads and spaces that the run was trained with.")
     decoder.module.load_state_dict({**decoder.module.state_dict(), **got})
+    begin: Any = getattr(decoder.module.adapter, "start_from_shared", None)
+    if begin is not None:
+        begin(subject)
     decoder.observes = False  # statistics of true embeddings are taken over, too: the joint prior's weights fit those
     return {"fresh": fresh, "taken_over": sorted(got), "left_out": sorted(others & set(weights))}
 

@@ -148,6 +148,12 @@ class DeepDecoder(Decoder):
                 raise ValueError(f"head {name!r}: expected targets of shape {head.spec.shape}, got {spec.shape}. "
                                  "Build the head from the embeddings it is trained on.")
 
+        for subject in getattr(data, "unseen", ()):  # whether the adapter serves it shows before the training
+            items = data.items("test")
+            with torch.no_grad():
+                self.module.adapter.eval()(data.batch(items[items["subject"] == subject][:1]).signals[subject], None)
+            self.module.adapter.train()
+
     def predict(self, batch: BrainBatch) -> dict[str, np.ndarray]:
         """Return space -> ``(B, *shape)``; see `Decoder.predict`."""
         on_gpu = self.settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

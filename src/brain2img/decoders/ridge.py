@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CHUNK, AT_ONCE = 128_000_000, 1_500_000_000
 #: Penalties that are tried where none are given, as multiples of the mean squared norm of a training trial.
 ALPHAS = (1e-4, 1e4, 17)
+#: What the map of all subjects together is called where a subject's name would stand.
+POOLED = "(all)"
 #: Weights of the ROIs that are tried.
 N_WEIGHTS = 40
 #: A number, or (smallest, largest, number) of penalties.
@@ -34,7 +36,7 @@ Grid = float | Sequence[float]
 
 
 class Ridge(Decoder):
-    """One linear map per subject and space (himalaya chooses the penalties; closed form gives the coefficients).
+    """One linear map per subject and space, or per space (himalaya chooses the penalties; closed form solves).
 
     Solved in the kernel form where recordings have more channels than stimuli (Dupre la Tour et al. 2022,
     https://doi.org/10.1016/j.neuroimage.2022.119728; https://github.com/gallantlab/himalaya): one eigendecomposition
@@ -82,21 +84,26 @@ class Ridge(Decoder):
         uses the mean and s.d. of the test predictions: transductive, and not to be had for a single trial.
     trials
         "averaged": over the repetitions of a training stimulus; "single": each is a row (Takagi & Nishimoto).
+    pooled
+        One map for all subjects together, who must have the same channels: each subject's mean over the repetitions of
+        a stimulus is a row. It serves subjects it was not fitted on, too. All rows lie in memory.
 
     Raises
     ------
     ValueError
-        If an option is unknown, options contradict each other, or a subject has no voxels of an ROI.
+        If an option is unknown, options contradict each other, a subject has no voxels of an ROI, or subjects that are
+        pooled differ in their channels.
     """
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int = 0,
                  alphas: Grid | Mapping[str, Grid | None] | None = None, relative: bool = True, penalty: str = "target",
                  sample: int = 1000, cv: int = 5, rois: Mapping[str, Sequence[str]] | None = None,
                  bands: str | None = None, standardise: bool = False, rescale: str | None = None,
-                 trials: str = "averaged") -> None:
+                 trials: str = "averaged", pooled: bool = False) -> None:
         self.specs, self.targets, self.seed = dict(specs), dict(targets), seed
         self.penalty, self.sample, self.cv, self.bands = penalty, sample, cv, bands
         self.relative, self.standardise, self.rescale, self.trials = relative, standardise, rescale, trials
+        self.pooled = pooled
         self._refuse_options()
         self.alphas = self._grids(alphas)
         named = {space: tuple(patterns) for space, patterns in (rois or {}).items() if patterns is not None}
@@ -106,7 +113,7 @@ class Ridge(Decoder):
         # of the values of a signal, channel by channel, those that a space is decoded from
         self._features = {(subject, space): np.arange(spec.n_channels * spec.n_times).reshape(-1, spec.n_times)
                           [voxels_of(spec, self.rois[space] or None)].ravel()
-                          for subject, spec in self.specs.items() for space in self.targets}
+                          for subject, spec in self._models().items() for space in self.targets}
         self._weights: dict[tuple[str, str], StoredRows] = {}
 
     def _refuse_options(self) -> None:
@@ -120,6 +127,23 @@ class Ridge(Decoder):
         if self.rescale and self.trials == "single":
             raise ValueError("decoder.rescale: expected decoder.trials=averaged, got single. Leave-one-out predictions "
                              "of a trial know the others of its stimulus: set rescale=null or trials=averaged.")
+
+        for spec in self.specs.values() if self.pooled else ():
+            first = next(iter(self.specs.values()))
+            if (spec.ch_names, spec.n_channels, spec.n_times) != (first.ch_names, first.n_channels, first.n_times):
+                raise ValueError(f"decoder.pooled: expected the channels and samples of subject {first.subject!r} for "
+                                 f"subject {spec.subject!r}, got others. Choose the same for all with "
+                                 "data.channels=[...], or set decoder.pooled=false.")
+
+    def _models(self) -> dict[str, SignalSpec]:
+        """Return what each map is of -> its signals: a subject, or all of them."""
+        return {POOLED: next(iter(self.specs.values()))} if self.pooled else self.specs
+
+    def _model(self, subject: str) -> str:
+        if self.pooled or subject in self.specs:
+            return POOLED if self.pooled else subject
+        raise ValueError(f"ridge: expected a subject that it was fitted on, {sorted(self.specs)}, got {subject!r}. Its "
+                         "maps are each of one subject: set decoder.pooled=true for one map that serves all.")
 
     def _grids(self, alphas: Grid | Mapping[str, Grid | None] | None) -> dict[str, np.ndarray]:
         alphas = ALPHAS if alphas is None else alphas
@@ -145,16 +169,18 @@ class Ridge(Decoder):
         Raises
         ------
         ValueError
-            If a subject has fewer training stimuli than folds.
+            If a subject has fewer training stimuli than folds, or is to be decoded and has no map.
         """
-        for number, subject in enumerate(self.specs):
+        for subject in getattr(data, "unseen", ()):
+            self._model(subject)
+        for number, subject in enumerate(self._models()):
             by_rois: dict[tuple[str, ...], list[str]] = {}
             for space in self.targets:
                 by_rois.setdefault(self.rois[space], []).append(space)
             for spaces in by_rois.values():
-                problem = Problem.of(data, subject, features=self._features[subject, spaces[0]],
-                                     single=self.trials == "single", standardise=self.standardise,
-                                     relative=self.relative, cv=self.cv)
+                problem = Problem.of(data, subject, of=list(self.specs) if self.pooled else None,
+                                     features=self._features[subject, spaces[0]], single=self.trials == "single",
+                                     standardise=self.standardise, relative=self.relative, cv=self.cv)
                 places = {space: folder / f"ridge_{number}_{list(self.targets).index(space)}" for space in spaces}
                 self._fit(data, problem, places)
                 for space, place in places.items():
@@ -246,7 +272,7 @@ class Ridge(Decoder):
         """Return ROI -> its places among the features; one band without a name where there are no bands."""
         if not self.bands:
             return {"": np.arange(problem.x.shape[1])}
-        spec = self.specs[problem.subject]
+        spec = self._models()[problem.subject]
         labels = np.repeat(labels_of(spec), spec.n_times)[problem.features]
         return {str(name): np.flatnonzero(labels == name) for name in dict.fromkeys(labels)}
 
@@ -287,10 +313,9 @@ class Ridge(Decoder):
         """Return space -> ``(B, *shape)`` float32; coefficients are read a chunk at a time."""
         out = {space: np.empty((len(batch), spec.size), dtype=np.float32) for space, spec in self.targets.items()}
         for subject, x in batch.signals.items():
-            rows = batch.rows[subject].numpy()
+            rows, model = batch.rows[subject].numpy(), self._model(subject)
             for space in self.targets:
-                stored = self._weights[subject, space]
-                features = self._features[subject, space]
+                stored, features = self._weights[model, space], self._features[model, space]
                 flat = x.numpy().reshape(len(x), -1)
                 flat = flat if len(features) == flat.shape[1] else flat[:, features]
                 step = max(1, CHUNK // (4 * stored.shape[1]))
@@ -301,13 +326,14 @@ class Ridge(Decoder):
 
     def n_features(self, subject: str, space: str) -> int:
         """Return how many values of a subject's signal a space is decoded from."""
-        return len(self._features[subject, space])
+        return len(self._features[self._model(subject), space])
 
     def coefficients(self, subject: str, space: str) -> np.ndarray:
         """Return the map ``(C * T, D)`` from a subject's normalised signals to a space; 0 where no voxel is used."""
-        spec, stored = self.specs[subject], self._weights[subject, space]
+        model = self._model(subject)
+        spec, stored = self._models()[model], self._weights[model, space]
         full = np.zeros((spec.n_channels * spec.n_times, len(stored)), dtype=np.float32)
-        full[self._features[subject, space]] = stored[np.arange(len(stored))][:, :-1].T
+        full[self._features[model, space]] = stored[np.arange(len(stored))][:, :-1].T
         return full
 
     def save(self, folder: Path) -> None:
@@ -326,9 +352,9 @@ class Ridge(Decoder):
         if not path.exists():
             raise ValueError(f"checkpoint {folder}: expected ridge.json, got nothing. Train this run again.")
         index = {(entry["subject"], entry["space"]): entry["file"] for entry in json.loads(path.read_text())}
-        for subject in self.specs:
+        for subject in self._models():
             for space, spec in self.targets.items():
-                shape = (self.n_features(subject, space) + 1, spec.size)
+                shape = (len(self._features[subject, space]) + 1, spec.size)
                 if (subject, space) not in index:
                     raise ValueError(f"checkpoint {path}: expected weights of subject {subject!r} for space {space!r}, "
                                      f"got {sorted(index)}. Train this run with that subject and space.")

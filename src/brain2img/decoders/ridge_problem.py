@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ _READ = 128_000_000
 
 @dataclass(frozen=True)
 class Problem:
-    """One subject and one set of voxels: the training signals, and how a signal becomes one of them.
+    """One subject (or several as one) and one set of voxels: the training signals, and how one is made from a signal.
 
     Parameters
     ----------
@@ -41,8 +43,8 @@ class Problem:
 
     @classmethod
     def of(cls, data: Any, subject: str, *, features: np.ndarray, single: bool, standardise: bool, relative: bool,
-           cv: int) -> Self:
-        """Read the training signals of a subject; options as those of `Ridge`.
+           cv: int, of: Sequence[str] | None = None) -> Self:
+        """Read the training signals of a subject (those of several where `of` names them); options as of `Ridge`.
 
         Raises
         ------
@@ -50,12 +52,15 @@ class Problem:
             If there are fewer stimuli than two for each of the `cv` inner folds.
         """
         items = data.single_trials("train") if single else data.items("train")
-        items = items[items["subject"] == subject]
+        of = of or [subject]
+        items = pd.concat([items[items["subject"] == name] for name in of])
         n = items["stimulus_id"].nunique()
         if n < 2 * cv:
             raise ValueError(f"training stimuli of subject {subject!r}: expected at least {2 * cv} for {cv} inner "
                              f"folds, got {n}. Lower decoder.cv or add trials.")
-        x = data.signals(subject, items["trial_ids"].tolist()).reshape(len(items), -1)
+        parts = [data.signals(name, items.loc[items["subject"] == name, "trial_ids"].tolist()) for name in of]
+        x = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(len(items), -1)
+        del parts
         if len(features) < x.shape[1]:
             x = np.ascontiguousarray(x[:, features])
         centre = x.mean(axis=0)

@@ -10,36 +10,11 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import Placement, RankScore, chance_of_ranks, score_ranks
+from brain2img.metrics.ranking import RankScore, chance_of_ranks, k_way, k_way_chance, score_ranks
 from brain2img.metrics.tables import needs_of
 from brain2img.records import Decoded
 
 _WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 20: "twenty", 50: "fifty"}
-
-
-def k_way(placement: Placement, k: int) -> np.ndarray:
-    r"""Return the expected k-way accuracy of each query over all draws of k - 1 distractors, ``(n,)``.
-
-    With M distractors of which r are above the truth, a draw of k - 1 without replacement contains none of them with
-    probability :math:`p_r = \binom{M - r}{k - 1} / \binom{M}{k - 1}`. Of t ties, 0 to t stand above the truth
-    with equal probability: the value is the mean of :math:`p_r, ..., p_{r + t}`. For k = 2 this is the share of
-    distractors below the truth, ties counting half.
-    """
-    values = np.empty(len(placement.above))
-    for size in np.unique(placement.candidates):
-        of_size = placement.candidates == size
-        m = int(size) - 1
-        ranks = np.arange(m)
-        p = np.concatenate([[1.0], np.cumprod(np.maximum(m - ranks - (k - 1), 0) / (m - ranks))])
-        sums = np.concatenate([[0.0], np.cumsum(p)])
-        above, tied = placement.above[of_size], placement.tied[of_size]
-        values[of_size] = (sums[above + tied + 1] - sums[above]) / (tied + 1)
-    return values
-
-
-def k_way_chance(sizes: np.ndarray, k: int) -> np.ndarray:
-    """Return 1 / k for each of the numbers of candidates ``(n,)``."""
-    return np.full(len(sizes), 1 / k)
 
 
 class Identification(Metric):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -163,6 +165,46 @@ class RankScore:
     value: Callable[[Placement], np.ndarray]
     chance: Callable[[np.ndarray], np.ndarray]
     least: int = 1
+
+
+def top_k(placement: Placement, k: int) -> np.ndarray:
+    """Return for each query the share of the orders of its ties in which the truth is among the first k, ``(n,)``."""
+    return np.clip((k - placement.above) / (placement.tied + 1), 0.0, 1.0)
+
+
+def top_k_chance(sizes: np.ndarray, k: int) -> np.ndarray:
+    """Return k / N for numbers of candidates N ``(n,)``, 1 where there are fewer than k."""
+    return np.minimum(k, sizes) / sizes
+
+
+def k_way(placement: Placement, k: int, *, top: int = 1) -> np.ndarray:
+    r"""Return the expected accuracy of each query among k candidates over all draws of k - 1 distractors, ``(n,)``.
+
+    With M distractors of which r are above the truth, a draw of k - 1 without replacement contains fewer than `top` of
+    them with probability :math:`p_r = \sum_{x < top} \binom{r}{x} \binom{M - r}{k - 1 - x} / \binom{M}{k - 1}`. Of t
+    ties, 0 to t stand above the truth with equal probability: the value is the mean of :math:`p_r, ..., p_{r + t}`.
+    For k = 2 this is the share of distractors below the truth, ties counting half.
+    """
+    values = np.empty(len(placement.above))
+    for size in np.unique(placement.candidates):
+        of_size = placement.candidates == size
+        sums = np.concatenate([[0.0], np.cumsum(_of_k_by_rank(int(size) - 1, k, top))])
+        above, tied = placement.above[of_size], placement.tied[of_size]
+        values[of_size] = (sums[above + tied + 1] - sums[above]) / (tied + 1)
+    return values
+
+
+@lru_cache(maxsize=64)
+def _of_k_by_rank(m: int, k: int, top: int) -> np.ndarray:
+    """Return p_r of `k_way` for r = 0..m, exact quotients of whole numbers."""
+    all_draws = comb(m, k - 1)
+    return np.array([sum(comb(r, x) * comb(m - r, k - 1 - x) for x in range(min(top, k))) / all_draws
+                     for r in range(m + 1)])
+
+
+def k_way_chance(sizes: np.ndarray, k: int, *, top: int = 1) -> np.ndarray:
+    """Return top / k (at most 1) for each of the numbers of candidates ``(n,)``."""
+    return np.full(len(sizes), min(top, k) / k)
 
 
 def _defined(scores: Sequence[RankScore], sizes: np.ndarray) -> Iterator[RankScore]:

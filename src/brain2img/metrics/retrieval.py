@@ -10,18 +10,17 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import SIMILARITIES, Placement, RankScore, chance_of_ranks, score_ranks
+from brain2img.metrics.ranking import (
+    SIMILARITIES,
+    RankScore,
+    chance_of_ranks,
+    score_ranks,
+    top_k,
+    top_k_chance,
+)
 from brain2img.records import Decoded
 
-
-def top_k(placement: Placement, k: int) -> np.ndarray:
-    """Return for each query the share of the orders of its ties in which the truth is among the first k, ``(n,)``."""
-    return np.clip((k - placement.above) / (placement.tied + 1), 0.0, 1.0)
-
-
-def top_k_chance(sizes: np.ndarray, k: int) -> np.ndarray:
-    """Return k / N for numbers of candidates N ``(n,)``, 1 where there are fewer than k."""
-    return np.minimum(k, sizes) / sizes
+GALLERIES = ("stimuli", "concepts")
 
 
 class Retrieval(Metric):
@@ -42,24 +41,31 @@ class Retrieval(Metric):
         The k of each score; they are named "top1", "top5", ...
     similarity
         "cosine" or "correlation".
+    gallery
+        "stimuli": the stimuli themselves. "concepts": in the place of each the mean embedding of the other stimuli of
+        its concept that the study has, as in NICE (Song et al. 2024, https://arxiv.org/abs/2308.13234), whose 200-way
+        score is therefore another one than ATM's; the scores are then named "top1_concept", ...
 
     Raises
     ------
     ValueError
-        If a k is below 1 or the similarity is unknown.
+        If a k is below 1 or the similarity or the gallery is unknown.
     """
 
     needs = ("*",)
     proportion = True
 
-    def __init__(self, *, ks: Sequence[int] = (1, 5), similarity: str = "cosine") -> None:
+    def __init__(self, *, ks: Sequence[int] = (1, 5), similarity: str = "cosine", gallery: str = "stimuli") -> None:
         if not ks or min(ks) < 1:
             raise ValueError(f"retrieval: expected ks of at least 1, got {list(ks)}. Correct metric.retrieval.ks.")
         if similarity not in SIMILARITIES:
             raise ValueError(f"retrieval: expected a similarity of {SIMILARITIES}, got {similarity!r}. "
                              "Correct metric.retrieval.similarity.")
-        self.similarity = similarity
-        self.names = tuple(f"top{k}" for k in ks)
+        if gallery not in GALLERIES:
+            raise ValueError(f"retrieval: expected a gallery of {GALLERIES}, got {gallery!r}. Correct "
+                             "metric.retrieval.gallery.")
+        self.similarity, self.of_concepts = similarity, gallery == "concepts"
+        self.names = tuple(f"top{k}_concept" if self.of_concepts else f"top{k}" for k in ks)
         self._scores = [RankScore(name, partial(top_k, k=k), partial(top_k_chance, k=k))
                         for k, name in zip(ks, self.names, strict=True)]
 

@@ -67,6 +67,7 @@ class Member:
         self.study = str(entry["study"])
         self.modality = str(entry.get("modality") or "")
         self.decoder = str(entry["decoder"])
+        self.protocol = str(entry.get("protocol") or "")
         self.headline: dict[str, str] = {
             key: str((entry.get("headline") or {}).get(key) or "") for key in ("space", "metric", "direction")}
         self._kept: dict[str, Any] = {}

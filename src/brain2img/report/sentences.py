@@ -75,8 +75,8 @@ def what_was_run(results: Results, study: str) -> list[str]:
             text += f", {spec.sfreq:g} Hz, {window}"
         lines.append(text + ".")
         crossed = _cross_validated(members[0])
-        if crossed:
-            lines.append(crossed)
+        if crossed or members[0].protocol in PROTOCOLS:
+            lines.append(PROTOCOLS.get(members[0].protocol, crossed))
         for split, word in (("train", "Training"), ("test", "Test")) if not crossed else ():
             trials = prepared.trials[(prepared.trials["split"] == split)
                                      & prepared.trials["subject"].isin([s.subject for s in specs])]
@@ -110,8 +110,20 @@ def what_was_run(results: Results, study: str) -> list[str]:
     return lines
 
 
+DESCRIPTIVE = ("hubness",)
+"""What describes predictions and says nothing of whether they are right: no control is above chance in it."""
+PROTOCOLS = {
+    "in_subject": "In-subject: one model for each subject, trained and tested on this subject alone.",
+    "leave_one_subject_out": "Leave one subject out: each subject is decoded by a model that was trained on all others "
+                             "and on no test image of anybody; its signals are normalised with statistics of its own "
+                             "recordings of training images, without labels."}
+"""What is said of the kinds of split whose folds are subjects."""
+
+
 def _cross_validated(member: Member) -> str:
     """Say how often each image was decoded where the run has several folds; else ""."""
+    if member.protocol in PROTOCOLS:
+        return ""  # each test image is decoded once a subject, as without folds
     fits = int(member.entry.get("n_fold_runs") or 1)
     predictions = member.predictions("decoded")
     if fits < 2 or predictions is None:
@@ -148,7 +160,7 @@ def is_above(low: float, high: float, chance: float, *, metric: str) -> bool:
 
 def is_alarming(record: Mapping[str, Any]) -> bool:
     """Tell whether a record of a control condition lies above chance where it must not."""
-    if record["condition"] not in CONTROLS:
+    if record["condition"] not in CONTROLS or record["metric"].startswith(DESCRIPTIVE):
         return False
     # a picture that fits no image in particular may honestly be nearer to each than another image's reconstruction:
     # only re-pairing the decoded pictures themselves has to give what re-pairing gives
@@ -249,9 +261,10 @@ def warnings_of(results: Results) -> list[Caveat]:
                               "it without any better reading of the brain. Never the headline."))
     if table["transductive"].any():
         names = listing(sorted({metric_label(m) for m in table.loc[table["transductive"], "metric"]}))
+        queries = between(table.loc[table["transductive"], "n"])
         found.append(Caveat("Transductive scores", f"Columns headed “transductive” ({names}) use the other test "
-                              "queries as well, which a decoder of single recordings cannot; compare them with each "
-                              "other only."))
+                              f"queries of the subject, {queries} without their labels, as well, which a decoder of "
+                              "single recordings cannot; compare them with each other only."))
     bare = [s for s in results.studies
             if not ((table["study"] == s) & table["condition"].isin(CONTROLS)).any()]
     if bare:
@@ -262,6 +275,7 @@ def warnings_of(results: Results) -> list[Caveat]:
 
 def _controls(results: Results) -> list[Caveat]:
     table = results.records[results.records["condition"].isin(CONTROLS)]
+    table = table[~table["metric"].str.startswith(DESCRIPTIVE)]
     table = table[np.isfinite(table["chance"]) & np.isfinite(table["low"]) & np.isfinite(table["high"])]
     if table.empty:
         return []

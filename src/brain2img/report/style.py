@@ -39,7 +39,7 @@ MADE_METRICS = ("two_way", "attribute_accuracy/kind", "attribute_accuracy/colour
                 "pcc", "ssim", "mse", "named_kind_and_colour", "named_kind", "named_colour", "bleu4", "rougeL")
 """Scores of pictures and captions in the order in which tables and sentences name them; others follow."""
 PERCENT = ("top", "two_way", "fifty_way", "attribute_accuracy", "accuracy", "named")
-LOWER_IS_BETTER = ("mse", "rmse", "mae", "lpips")
+LOWER_IS_BETTER = ("mse", "rmse", "mae", "lpips", "hubness")
 DIRECTION_LABELS = {"image_from_brain": "image from brain", "brain_from_image": "brain from image"}
 PICTURE_DIRECTIONS = {"image_from_brain": "stimulus from picture", "brain_from_image": "picture from stimulus"}
 

@@ -15,7 +15,7 @@ from brain2img.artifacts import EmbeddingCache, digest, open_folder, read_manife
 from brain2img.data.datamodule import BrainData
 from brain2img.data.paired import PairedData
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.trials import limit_of
+from brain2img.data.trials import OVER_SUBJECTS, limit_of
 from brain2img.decoders.adaptation import MODES, beside, count, restrict, take_over
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.training import read_checkpoint
@@ -24,6 +24,7 @@ from brain2img.stages.new_subject import (
     asks_for_a_study,
     check_new,
     check_splits,
+    runs_without,
     sources_of,
     target_caches,
     target_study,
@@ -41,6 +42,8 @@ VALIDATIONS = 25
 def adapt(cfg: DictConfig) -> Path:
     """Adapt every fold of ``run=<dir>`` to ``subject=``; returns the folder of the new run, ``train/<name>``.
 
+    Of a run that leaves one subject out in each fold (or trains on one alone), the folds without this subject are.
+
     The new subject's signals are normalised by the training trials used alone; validation and test are whole. Shared
     weights come from the run, the subject's own are fresh; ``mode`` says which are trained. The manifest lists both and
     the size of the subset, ``trials.parquet`` the trials. It resumes and is finished as a training is.
@@ -53,7 +56,7 @@ def adapt(cfg: DictConfig) -> Path:
     """
     if not cfg.get("run"):
         raise ValueError("run: expected a trained run to adapt, got none. Give run=<folder under outputs/train>.")
-    runs = fold_runs(cfg)
+    runs = runs_without(cfg.subject, fold_runs(cfg))
     plan = Plan.of(cfg, runs[0])
     name = str(cfg.name) if cfg.name != "default" else plan.name(runs[0].manifest["name"], cfg)
     label = str(cfg.label) if cfg.label not in ("default", cfg.name) else f"{runs[0].manifest['label']}_adapted"
@@ -108,8 +111,9 @@ class Plan:
         mine = prepared.trials[prepared.trials["subject"] == subject]
         n_trials = limit_of(plain(cfg.trials), mine, what=f"study {prepared.name}, subject {subject!r}")
         config["data"] = {**config["data"], "subjects": [subject]}
-        config["split"] = {**config["split"], "train_trials": n_trials, "train_order": cfg.order,
-                           "train_seed": int(cfg.draw)}
+        kind = config["split"]["kind"]
+        config["split"] = {**config["split"], "kind": "study" if kind in OVER_SUBJECTS else kind,
+                           "train_trials": n_trials, "train_order": cfg.order, "train_seed": int(cfg.draw)}
         config["trainer"] = changed_trainer(config["trainer"], plain(cfg.trainer), given=given)
         settings = {"run": manifest["id"], "mode": cfg.mode, "frozen": cfg.frozen, "steps": cfg.steps,
                     "source_subjects": sources_of(cfg, run, prepared)}

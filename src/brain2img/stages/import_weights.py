@@ -35,11 +35,11 @@ def import_weights(cfg: DictConfig) -> Path:
     if not file.is_file():
         raise ValueError(f"weights {file}: expected a published checkpoint, got nothing there. "
                          "Give weights=<file>.pth.")
-    folds = list(iterate_folds(config))
+    prepared = PreparedStudy(prepared_folder(cfg))
+    folds = list(iterate_folds(config, subjects=prepared.subjects))
     if len(folds) != 1:
         raise ValueError(f"import_weights: expected a split with one fold, got {len(folds)}. Set split.kind=study.")
     layout = build(plain(cfg.layout))
-    prepared = PreparedStudy(prepared_folder(cfg))
     run = outputs(cfg) / "train" / cfg.name
 
     def fill(decoder: Decoder, data: BrainData, folder: Path) -> None:

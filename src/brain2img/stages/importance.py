@@ -22,7 +22,7 @@ from brain2img.records import BrainBatch, SignalSpec
 from brain2img.report.volumes import save_importance_figure, write_map
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import fold_runs, outputs
+from brain2img.stages.workspace import one_fold, outputs
 from brain2img.volumes import geometry
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def importance(cfg: DictConfig) -> Path:
     ValueError
         If voxels have no places or the signals a time axis, the split is empty, or a setting is unknown.
     """
-    run = fold_runs(cfg)[0]
+    run = one_fold(cfg)
     settings, space = plain(cfg.importance), cfg.headline.space
     if settings["method"] not in METHODS or settings["block"] < 1:
         raise ValueError(f"importance: expected a method of {METHODS} and a block of at least 1 voxel, got "

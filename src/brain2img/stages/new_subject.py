@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.stages.build import plain
 from brain2img.stages.workspace import FoldRun, given_overrides, prepared_folder
 
@@ -26,6 +27,13 @@ def target_study(cfg: DictConfig, run: FoldRun) -> PreparedStudy:
     if asks_for_a_study():
         return PreparedStudy(prepared_folder(cfg))
     return run.prepared
+
+
+def runs_without(subject: str | None, runs: Sequence[FoldRun]) -> list[FoldRun]:
+    """Return the folds to adapt: of a run whose folds are subjects those not trained on `subject`, else all."""
+    found = [run for run in runs if subject not in run.manifest["subjects"]]
+    over_subjects = runs[0].manifest["config"]["split"]["kind"] in OVER_SUBJECTS
+    return found if over_subjects and found else list(runs)
 
 
 def check_new(subject: str | None, prepared: PreparedStudy, run: FoldRun) -> str:

@@ -53,7 +53,7 @@ def predict(cfg: DictConfig) -> list[Path]:
             continue
         log.info("predict %s of %s", condition, runs[0].manifest["name"])
         if condition == "shuffled":
-            _shuffled(folder, base / "decoded")
+            shuffled_view(folder.work, base / "decoded")
         elif condition == "mean":
             _mean(folder, runs, split=cfg.predict_split)
         elif condition == "true":
@@ -128,7 +128,8 @@ def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], da
     Predictions.write(folder, rows=rows, specs=specs)
 
 
-def _shuffled(folder: StageFolder, decoded: Path) -> None:
+def shuffled_view(folder: Path, decoded: Path) -> None:
+    """Write predictions that point at those in `decoded`, each row at that of another stimulus of its subject."""
     base = Predictions(decoded)
     rows = base.rows.copy()
     for _, group in rows.groupby(["subject", "run", "draw"]):
@@ -136,7 +137,7 @@ def _shuffled(folder: StageFolder, decoded: Path) -> None:
         # that where the first n are rendered, all but one of them get a prediction that is rendered anyway
         order = pd.Index(group["stimulus_id"]).get_indexer(pd.Index(fixed_order(group["stimulus_id"])))
         rows.loc[group.index[order], "array_row"] = group["array_row"].to_numpy()[np.roll(order, 1)]
-    Predictions.write(folder.work, rows=rows, specs=base.specs,
+    Predictions.write(folder, rows=rows, specs=base.specs,
                       paths={space: base.array(space)[0] for space in base.specs})
 
 

@@ -143,7 +143,7 @@ def _masked(member: DictConfig, runs: list[FoldRun], patterns: list[str] | None)
         return
     rows, data = rows_to_decode(runs, member.predict_split)
     outside = {subject: np.setdiff1d(np.arange(spec.n_channels), voxels_of(spec, patterns))
-               for subject, spec in data[0].specs.items()}
+               for fold in data for subject, spec in fold.specs.items()}
     decode_rows(folder.work, rows, decoders=runs, data=data, batch_size=member.batch_size, silenced=outside)
     folder.finish(condition="decoded", label=manifest["label"], study_name=manifest["study_name"],
                   run=relative(runs[0].folder.parent, root))

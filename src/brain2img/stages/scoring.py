@@ -18,6 +18,7 @@ from brain2img.records import Decoded, EmbeddingSpec
 from brain2img.report.style import CAPTIONS, CEILING, EMBEDDINGS, IMAGES, STIMULI
 from brain2img.stages.build import build_metrics, plain
 from brain2img.stages.features import PictureFeatures
+from brain2img.stages.galleries import check_gallery, of_concepts
 from brain2img.stages.workspace import CONDITIONS, fold_runs, made_folders, relative
 
 CURVES = ("repetitions", "time_course", "regions")
@@ -70,11 +71,13 @@ class MemberScores:
         self.caches = {name: EmbeddingCache(root / path) for name, path in self.manifest["paths"]["caches"].items()}
         self.predictions = {c: Predictions(root / "predictions" / self.name / c) for c in CONDITIONS
                             if c == "decoded" or (root / "predictions" / self.name / c / "manifest.json").exists()}
+        self.subjects: list[str] = self.predictions["decoded"].rows["subject"].unique().tolist()
         self.pictures = {key: {c: Reconstructions(folder) for c, folder in found.items()}
                          for key, found in made_folders(cfg, "reconstructions").items()}
         self.captions = {key: {c: Captions(folder) for c, folder in found.items()}
                          for key, found in made_folders(cfg, "captions").items()}
         self.spaces: dict[str, Space] = features.spaces(cfg) if self.pictures else {}
+        self._checked: set[tuple[str, tuple[str, ...]]] = set()  # galleries, by space and stimuli
         self._specs: dict[str, EmbeddingSpec] = features.specs(self.spaces, self.prepared)
 
     def _curve(self, curve: str) -> Path:
@@ -114,8 +117,8 @@ class MemberScores:
             at[condition] = relative(folder.folder, self.root)
         return {"experiment": self.name, "study": self.study, "modality": self.prepared.modality,
                 "decoder": self.manifest["label"], "headline": plain(self.cfg.headline),
-                "subjects": self.manifest["subjects"], "seed": self.manifest["seed"],
-                "n_fold_runs": len(self.runs),
+                "subjects": self.subjects, "seed": self.manifest["seed"],
+                "n_fold_runs": len(self.runs), "protocol": self.manifest["config"].get("split", {}).get("kind"),
                 "prepared": relative(self.prepared.folder, self.root),
                 "run": relative(self.runs[0].folder.parent, self.root), **paths, "seconds": seconds,
                 "importance": relative(self._curve("importance"), self.root) if (
@@ -127,7 +130,7 @@ class MemberScores:
         outputs = list(self._outputs())
         for output in outputs:
             same = [o for o in outputs if (o.of, o.generator) == (output.of, output.generator)]
-            for subject in self.manifest["subjects"]:
+            for subject in self.subjects:
                 table, chance = self._score(output, subject, seed=seed if output.condition == "decoded" else None)
                 tables.append(table)
                 chances += [chance.assign(condition=o.condition) for o in same]
@@ -148,7 +151,7 @@ class MemberScores:
                         "features": {name: values[truth] for name, values in parts["gallery_features"].items()}}
 
             perfect = _Output(IMAGES, "", "decoded", output.rows, stimuli)
-            for subject in self.manifest["subjects"]:
+            for subject in self.subjects:
                 table, chance = self._score(perfect, subject, seed=seed)
                 # the same pictures whatever the network is also used for
                 tables.append(table.assign(decoder=STIMULI, circular=False, row=-1))
@@ -171,6 +174,9 @@ class MemberScores:
             for space in predictions.specs:
                 cache = self.caches[space]
                 gallery[space] = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32)
+                if (space, tuple(ids)) not in self._checked:
+                    check_gallery(gallery[space], spec=cache.spec, stimulus_ids=ids, study=self.prepared.name)
+                    self._checked.add((space, tuple(ids)))
             return {"gallery": gallery, "specs": predictions.specs,
                     "embeddings": {space: predictions.embeddings(space, places) for space in predictions.specs}}
         return parts
@@ -211,7 +217,9 @@ class MemberScores:
         for metric in self.metrics.values():
             if not _fits(metric, decoded, of=output.of):
                 continue
-            table = metric.score(decoded).assign(**labels, transductive=metric.transductive)
+            shown = of_concepts(decoded, study=self.prepared, caches=self.caches) if getattr(
+                metric, "of_concepts", False) else decoded
+            table = metric.score(shown).assign(**labels, transductive=metric.transductive)
             if "proportion" not in table:  # a metric may tell it line by line
                 table["proportion"] = metric.proportion
             tables.append(table.assign(stimulus_id=ids[table["row"]], row=places[table["row"]],

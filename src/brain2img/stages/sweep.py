@@ -19,6 +19,7 @@ from brain2img.metrics.ranking import placements, similarity
 from brain2img.report.sweep import write_sweep
 from brain2img.stages.adapt import Plan, adapt, in_steps
 from brain2img.stages.build import plain
+from brain2img.stages.new_subject import runs_without
 from brain2img.stages.train import train_fold
 from brain2img.stages.workspace import FoldRun, fold_order, fold_runs, outputs
 
@@ -45,7 +46,7 @@ def sweep(cfg: DictConfig) -> Path:
         raise ValueError(f"trials: expected a list of different amounts, got {amounts!r}. Give trials=[50,200,800].")
     if not cfg.get("run"):
         raise ValueError("run: expected a trained run to adapt, got none. Give run=<folder under outputs/train>.")
-    base = fold_runs(cfg)
+    base = runs_without(cfg.subject, fold_runs(cfg))
     name = str(cfg.name) if cfg.name != "default" else f"{base[0].manifest['name']}_{cfg.subject}_{cfg.mode}_sweep"
     trained = [(amount, draw, *_train(cfg, amount, draw, name=name)) for amount in amounts
                for draw in range(1 if amount is None or cfg.order == "first" else int(cfg.n_draws))]
@@ -79,7 +80,7 @@ def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -
         mine.trials, mine.draw, mine.name = amount, draw, f"{name}/{ADAPTED}_{word}"
     adapted = adapt(mine)
     alone = root / "train" / name / f"{DEDICATED}_{word}"
-    base = fold_runs(cfg)
+    base = runs_without(cfg.subject, fold_runs(cfg))
     for run in base:
         plan, manifest = Plan.of(mine, run), run.manifest
         n = read_manifest(adapted / run.folder.name)["adapted"]["trials"]["n"]

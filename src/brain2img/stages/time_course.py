@@ -15,7 +15,7 @@ from brain2img.metrics.intervals import bootstrap
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.stages.build import build_data, plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import fold_runs, outputs
+from brain2img.stages.workspace import one_fold, outputs
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def time_course(cfg: DictConfig) -> Path:
     ValueError
         If the signals have no time axis.
     """
-    run = fold_runs(cfg)[0]
+    run = one_fold(cfg)
     settings = plain(cfg.time_course)
     folder = open_folder(outputs(cfg) / "time_course" / cfg.name, stage="time_course",
                          inputs={"run": run.manifest["id"]}, overwrite=cfg.overwrite,

@@ -18,6 +18,9 @@ from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, pr
 
 log = logging.getLogger(__name__)
 
+UNSEEN = "statistics of its signals from its own recordings of training stimuli, without labels"
+"""What a fold's manifest says of a subject that it was not trained on."""
+
 
 def train(cfg: DictConfig) -> Path:
     """Train the decoder that the configuration describes on every fold; returns the folder of the run.
@@ -33,7 +36,7 @@ def train(cfg: DictConfig) -> Path:
     prepared = PreparedStudy(prepared_folder(cfg))
     found = caches(cfg, prepared=prepared)
     config = training_config(cfg)
-    folds = list(iterate_folds(config))
+    folds = list(iterate_folds(config, subjects=prepared.subjects))
     run = outputs(cfg) / "train" / cfg.name
     facts = run_facts(cfg, prepared=prepared, n_fold_runs=len(folds))
     for number, (fold, split_seed, seed) in enumerate(folds):
@@ -99,7 +102,8 @@ def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy
         fit(decoder, data, folder.work)
     decoder.save(folder.work)
     folder.finish(**facts, fold=place["fold"], seed=place["decoder_seed"], split_seed=place["split_seed"],
-                  held_out=place.get("held_out"), subjects=data.subjects, splits=split_hashes(data), paths={
+                  held_out=place.get("held_out"), subjects=list(data.specs), splits=split_hashes(data),
+                  unseen={subject: UNSEEN for subject in data.unseen}, paths={
                       "prepared": relative(prepared.folder, root),
                       "caches": {name: relative(cache.folder, root) for name, cache in found.items()}})
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import (
     PARTS,
@@ -218,6 +219,21 @@ def fold_runs(cfg: DictConfig) -> list[FoldRun]:
     return runs
 
 
+def one_fold(cfg: DictConfig) -> FoldRun:
+    """Return the fold that stands for a run in stages that look at one: the first.
+
+    Raises
+    ------
+    ValueError
+        If its folds are subjects, of which the first would stand for all.
+    """
+    runs = fold_runs(cfg)
+    if len(runs) > 1 and runs[0].manifest["config"]["split"]["kind"] in OVER_SUBJECTS:
+        raise ValueError(f"run {runs[0].folder.parent}: expected one model for all subjects, got {len(runs)} folds of "
+                         f"one subject each. Choose one of them with run={runs[0].folder} name=<of its results>.")
+    return runs[0]
+
+
 def fold_order(folder: Path) -> tuple[int, ...]:
     """Return (seed, fold) of a folder ``fold-<k>_seed-<s>``, the order in which folds are trained."""
     fold, seed = (int(part.split("-")[1]) for part in folder.name.split("_"))
@@ -229,11 +245,15 @@ def relative(path: Path, root: Path) -> str:
     return os.path.relpath(path, root)
 
 
-def iterate_folds(config: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
-    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for."""
-    split = config["split"]
+def iterate_folds(config: Mapping[str, Any], *, subjects: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for.
+
+    `subjects` are those of the study, of which ``data.subjects`` may choose some.
+    """
+    split, chosen = config["split"], config["data"].get("subjects") or subjects
+    folds = {"kfold": split.get("n_folds", 1), **dict.fromkeys(OVER_SUBJECTS, len(chosen))}
     for repeat in range(split.get("n_repeats", 1)):
-        for fold in range(split["n_folds"] if split["kind"] == "kfold" else 1):
+        for fold in range(folds.get(split["kind"], 1)):
             yield fold, split["seed"] + repeat, config["seed"] + repeat
 
 
