@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -78,11 +80,15 @@ class EmbeddingCache:
     @classmethod
     def write_view(cls, folder: Path, *, of: EmbeddingCache, spec: EmbeddingSpec,
                    view: Callable[[np.ndarray], np.ndarray], chunk: int = 1024) -> None:
-        """Write into `folder` what `view` makes of all embeddings ``(n, *shape)`` of another cache."""
+        """Write into `folder` what `view` makes of all embeddings ``(n, *shape)`` of another cache.
+
+        Its uid is that of the content: the view that another training learns is another space.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         array = of.array
-        made = [view(array[start:start + chunk]) for start in range(0, len(array), chunk)]
-        write_array(folder / "embeddings.npy", np.concatenate(made).astype(spec.dtype))
+        made = np.concatenate([view(array[start:start + chunk]) for start in range(0, len(array), chunk)])
+        write_array(folder / "embeddings.npy", made.astype(spec.dtype))
+        spec = dataclasses.replace(spec, uid=digest([spec.uid, hashlib.sha256(made.tobytes()).hexdigest()]))
         write_table(folder / "stimuli.parquet", pd.DataFrame({"stimulus_id": of.stimulus_ids}))
         write_json(folder / "spec.json", spec.to_json())
         write_json(folder / "manifest.json", {"id": digest([read_manifest(of.folder)["id"], spec.uid]),

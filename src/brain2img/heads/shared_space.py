@@ -7,11 +7,11 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brain2img.artifacts import digest
 from brain2img.interfaces import Head
+from brain2img.layers import StandardParts
 from brain2img.losses import InfoNCE, Loss
 from brain2img.records import EmbeddingSpec
 
@@ -58,9 +58,6 @@ class SharedSpace(Head):
         If `width`, `n_components` or `freeze_from` is impossible.
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
                  prediction: bool = True, width: int = 256, n_components: int | None = 128,
                  learn_weights: bool = True, freeze_from: float = 1.0, dropout: float = 0.0) -> None:
@@ -70,17 +67,11 @@ class SharedSpace(Head):
                              f" got {width}, {n_components} and {freeze_from}. Correct head.shared_space.")
         self.space, self.prediction, self.spec = space, prediction, spec
         self.losses, self.freeze_from = nn.ModuleDict(losses), freeze_from
-        parts = dict(spec.parts) or {spec.name: spec.size}
-        self.names, self.sizes = list(parts), list(parts.values())
-        self.kept = [size if n_components is None else min(size, n_components) for size in self.sizes]
-        self.register_buffer("mean", torch.zeros(spec.size))
-        self.register_buffer("scale", torch.ones(spec.size))
-        for i, (size, kept) in enumerate(zip(self.sizes, self.kept, strict=True)):
-            self.register_buffer(f"components_{i}", torch.eye(size)[:, :kept] if kept < size else torch.empty(0))
+        self.parts = StandardParts(dict(spec.parts) or {spec.name: spec.size}, n_components=n_components)
         self.dropout = nn.Dropout(dropout)
         self.brain = nn.Linear(hidden[0] * hidden[1], width)
-        self.image = nn.Linear(sum(self.kept), width)
-        self.part_weights = nn.Parameter(torch.zeros(len(parts)), requires_grad=learn_weights)
+        self.image = nn.Linear(sum(self.parts.kept), width)
+        self.part_weights = nn.Parameter(torch.zeros(len(self.parts.kept)), requires_grad=learn_weights)
         self._decoded = EmbeddingSpec(name=spec.name, shape=(width,), dtype="float32", kind=spec.kind,
                                      n_views=spec.n_views, view_rule=spec.view_rule, uid=digest(["shared", spec.uid]))
 
@@ -91,25 +82,7 @@ class SharedSpace(Head):
 
     def observe(self, targets: Callable[[], np.ndarray]) -> None:
         """Take means, deviations and principal components from the true embeddings of the training stimuli."""
-        x = torch.from_numpy(np.asarray(targets(), dtype=np.float32)).flatten(1)
-        self.mean.copy_(x.mean(0))
-        self.scale.copy_(x.std(0).clamp_min(1e-6) if len(x) > 1 else torch.ones_like(self.scale))
-        for i, part in enumerate(((x - self.mean) / self.scale).split(self.sizes, dim=1)):
-            if self.kept[i] < self.sizes[i]:
-                components = self._principal(part, self.kept[i])
-                # unit mean square of what is kept, so that the weights compare parts of any size
-                components /= (part @ components).square().mean().sqrt().clamp_min(1e-12)
-                getattr(self, f"components_{i}").copy_(components)
-
-    @staticmethod
-    def _principal(x: Tensor, n: int) -> Tensor:
-        """Return the first `n` principal axes ``(size, n)`` of standardised rows ``(m, size)``; zeros beyond rank m."""
-        smaller = x @ x.T if len(x) < x.shape[1] else x.T @ x
-        values, vectors = torch.linalg.eigh(smaller.double())
-        values, vectors = values.flip(0)[:n], vectors.flip(1)[:, :n].float()
-        axes = vectors if len(x) >= x.shape[1] else x.T @ vectors / values.clamp_min(1e-12).sqrt().float()
-        axes = axes * (values > 1e-6 * values[0]).float()
-        return F.pad(axes, (0, n - axes.shape[1]))
+        self.parts.fit(torch.from_numpy(np.asarray(targets(), dtype=np.float32)).flatten(1))
 
     def begin_epoch(self, epoch: int, n_epochs: int) -> None:
         """Freeze the image side from epoch ``int(freeze_from n)`` on; see `Head.begin_epoch`."""
@@ -119,16 +92,12 @@ class SharedSpace(Head):
 
     def fused(self, target: Tensor) -> Tensor:
         """Map true embeddings ``(B, *spec.shape)`` to the weighted parts ``(B, n)``."""
-        parts = []
-        weights = self.weights()
-        for i, part in enumerate(((target.flatten(1) - self.mean) / self.scale).split(self.sizes, dim=1)):
-            components = getattr(self, f"components_{i}")
-            parts.append(weights[i] * (part @ components if len(components) else part))
-        return torch.cat(parts, dim=1)
+        parts = self.parts(target.flatten(1))
+        return torch.cat([w * part for w, part in zip(self.weights(), parts, strict=True)], dim=1)
 
     def weights(self) -> Tensor:
         """Return the weight of every part ``(n_parts,)``, 1 on average."""
-        return self.part_weights.softmax(0) * len(self.sizes)
+        return self.part_weights.softmax(0) * len(self.parts.kept)
 
     def true(self, target: Tensor) -> Tensor:
         """Map true embeddings ``(B, *spec.shape)`` to the learned space ``(B, width)``."""
