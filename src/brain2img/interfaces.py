@@ -95,14 +95,7 @@ class Augmentation(Part):
 
     @abstractmethod
     def __call__(self, x: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        """Augment `x`.
-
-        Parameters
-        ----------
-        x
-            ``(B_s, C, T)`` normalised signals of one subject.
-        generator
-            Source of randomness.
+        """Augment normalised signals `x` ``(B_s, C, T)`` of one subject.
 
         Returns
         -------
@@ -134,12 +127,8 @@ class SubjectAdapter(Part, nn.Module):
     def forward(self, x: Tensor, subject: str | None) -> Features:
         """Map signals of one subject onto the grid.
 
-        Parameters
-        ----------
-        x
-            ``(B_s, C_s, T_s)``.
-        subject
-            Name of the subject; None is the unseen subject: shared parts, a mean, or a ValueError, as the class says.
+        `x` is ``(B_s, C_s, T_s)``; the subject None is the unseen one: shared parts, a mean, or a ValueError, as the
+        class says.
         """
 
     def auxiliary_losses(self, batch: BrainBatch, features: Mapping[str, Features]) -> dict[str, Tensor]:
@@ -147,14 +136,10 @@ class SubjectAdapter(Part, nn.Module):
         return {}
 
     def adaptation_losses(self, known: Mapping[str, Features], subject: str) -> dict[str, Tensor]:
-        """Return named losses of a new subject's parts on trials of known ones (cycle); none by default.
+        """Return named losses of the new `subject`'s parts on trials of known ones (cycle); none by default.
 
-        Parameters
-        ----------
-        known
-            Known subject -> the features of some of its trials, from the adapter trained with it; without gradient.
-        subject
-            The new subject.
+        `known` holds known subject -> the features of some of its trials, from the adapter trained with it, without
+        gradient.
         """
         return {}
 
@@ -204,7 +189,24 @@ class Head(Part, nn.Module):
 
     @abstractmethod
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
-        """Map `hidden` ``(B, L, H)`` to ``(B, *spec.shape)``; `done` holds the outputs of the heads before it."""
+        """Map `hidden` ``(B, L, H)`` to ``(B, *decoded.shape)``; `done` holds the outputs of the heads before it."""
+
+    @property
+    def decoded(self) -> EmbeddingSpec:
+        """What is decoded: `spec`, unless the head learns a view of the space (`true`)."""
+        return self.spec
+
+    def true(self, target: Tensor) -> Tensor:
+        """Map true embeddings ``(B, *spec.shape)`` to what is decoded of them, ``(B, *decoded.shape)``: themselves."""
+        return target
+
+    def observe(self, targets: Callable[[], np.ndarray]) -> None:
+        """Look at the true embeddings ``(n, *spec.shape)`` of training before it begins; nothing by default."""
+        return
+
+    def begin_epoch(self, epoch: int, n_epochs: int) -> None:
+        """Set what depends on the epoch (0 is the first of `n_epochs`), and on nothing else; nothing by default."""
+        return
 
 
 class Decoder(ABC):
@@ -217,12 +219,7 @@ class Decoder(ABC):
     def fit(self, data: Any, *, folder: Path) -> None:
         """Fit on the training split of `data` (a `data.datamodule.BrainData`).
 
-        Parameters
-        ----------
-        data
-            Data of one split.
-        folder
-            Where checkpoints and logs go; an interrupted fit is continued from there.
+        Checkpoints and logs go into `folder`; an interrupted fit is continued from there.
         """
 
     @abstractmethod
@@ -243,6 +240,10 @@ class Decoder(ABC):
             If anything is missing, unexpected or of another shape, with the full list.
         """
 
+    def learned_spaces(self) -> dict[str, tuple[EmbeddingSpec, Callable[[np.ndarray], np.ndarray]]]:
+        """Return space -> what of it is decoded, and the map of true embeddings to that; none by default."""
+        return {}
+
     def joint_priors(self) -> dict[str, Prior]:
         """Return space -> the prior that was trained jointly with this decoder; none by default."""
         return {}
@@ -258,12 +259,7 @@ class Prior(Part):
     def fit(self, predicted: np.ndarray, true: np.ndarray, *, folder: Path) -> None:
         """Fit on predictions of stimuli that the decoder was not trained on.
 
-        Parameters
-        ----------
-        predicted, true
-            ``(n, *shape)`` decoded and true embeddings.
-        folder
-            Where checkpoints and logs go; an interrupted fit is continued from there.
+        Both are ``(n, *shape)``. Checkpoints and logs go into `folder`; an interrupted fit is continued from there.
 
         Raises
         ------

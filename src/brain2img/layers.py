@@ -256,3 +256,56 @@ def check_weights(expected: Mapping[str, Any], got: Mapping[str, Any], *, what: 
         raise ValueError(f"{what}: expected the {len(expected)} weights of this model, got {len(matched)} of them and "
                          f"{len(lines)} differences:\n  " + "\n  ".join(lines) + f"\n{cure}")
     log.debug("%s: %d weights matched, none missing, none unexpected", what, len(matched))
+
+
+class StandardParts(nn.Module):
+    """Brings each part of flat vectors (a layer of a backbone) to standard values, or to its principal components.
+
+    Parameters
+    ----------
+    sizes
+        Name of the part -> its values, in the order in which they stand in the vector.
+    n_components
+        Principal components of each part, at most, scaled to a unit mean square; None leaves the standardised values.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, sizes: Mapping[str, int], *, n_components: int | None) -> None:
+        super().__init__()
+        self.sizes = list(sizes.values())
+        self.kept = [size if n_components is None else min(size, n_components) for size in self.sizes]
+        self.register_buffer("mean", torch.zeros(sum(self.sizes)))
+        self.register_buffer("scale", torch.ones(sum(self.sizes)))
+        for i, (size, kept) in enumerate(zip(self.sizes, self.kept, strict=True)):
+            self.register_buffer(f"components_{i}", torch.eye(size)[:, :kept] if kept < size else torch.empty(0))
+
+    def fit(self, x: Tensor) -> None:
+        """Take means, deviations and components from vectors ``(n, sum of sizes)``."""
+        self.mean.copy_(x.mean(0))
+        self.scale.copy_(x.std(0).clamp_min(1e-6) if len(x) > 1 else torch.ones_like(self.scale))
+        for i, part in enumerate(((x - self.mean) / self.scale).split(self.sizes, dim=1)):
+            if self.kept[i] < self.sizes[i]:
+                components = principal_axes(part, self.kept[i])
+                # unit mean square of what is kept, so that parts of any size count alike
+                components /= (part @ components).square().mean().sqrt().clamp_min(1e-12)
+                self.get_buffer(f"components_{i}").copy_(components)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map vectors ``(n, sum of sizes)`` to the parts, each ``(n, kept)``."""
+        found = []
+        for i, part in enumerate(((x.float() - self.mean) / self.scale).split(self.sizes, dim=1)):
+            components = self.get_buffer(f"components_{i}")
+            found.append(part @ components if len(components) else part)
+        return found
+
+
+def principal_axes(x: Tensor, n: int) -> Tensor:
+    """Return the first `n` principal axes ``(size, n)`` of centred rows ``(m, size)``; zeros beyond their rank."""
+    smaller = (x @ x.T if len(x) < x.shape[1] else x.T @ x).double()
+    values, vectors = torch.linalg.eigh(smaller)
+    values, vectors = values.flip(0)[:n].clamp_min(0), vectors.flip(1)[:, :n]
+    axes = vectors if len(x) >= x.shape[1] else x.T.double() @ vectors / values.sqrt().clamp_min(1e-12)
+    axes = axes * (values > 1e-9 * values[0])
+    return F.pad(axes.to(x.dtype), (0, n - axes.shape[1]))

@@ -171,6 +171,9 @@ class EmbeddingSpec:
         Smallest and largest possible value where the space is bounded, e.g. (0, 1) for pixels.
     labels
         Name of every dimension ("kind=apple", "x"), for spaces whose dimensions mean something; else empty.
+    parts
+        Name -> number of values, for flat embeddings that are several put together, in their order (layers); they are
+        stored one after the other. Empty for those of one piece.
     uid
         Identity of weights, transform, layer and dtype: two folders with the same uid hold the same function.
     """
@@ -184,10 +187,14 @@ class EmbeddingSpec:
     normalised: bool = False
     value_range: tuple[float, float] | None = None
     labels: tuple[str, ...] = ()
+    parts: Mapping[str, int] = field(default_factory=dict)
     uid: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.parts and sum(self.parts.values()) != self.size:
+            raise ValueError(f"space {self.name!r}: expected parts of {self.size} values in all, got "
+                             f"{dict(self.parts)}. Correct the space.")
         object.__setattr__(self, "labels", tuple(self.labels))
         if self.value_range is not None:
             object.__setattr__(self, "value_range", tuple(self.value_range))

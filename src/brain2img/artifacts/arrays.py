@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts.files import begin_array, check_room, read_array, write_json, write_rows
+from brain2img.artifacts.files import (
+    begin_array,
+    check_room,
+    digest,
+    read_array,
+    write_array,
+    write_json,
+    write_rows,
+    write_table,
+)
 from brain2img.artifacts.folders import read_manifest
 from brain2img.records import EmbeddingSpec
 
@@ -65,6 +76,23 @@ class EmbeddingCache:
     """Embeddings of a study's stimuli in one space: ``cache/<study>/<space>-<uid>/``."""
 
     folder: Path
+
+    @classmethod
+    def write_view(cls, folder: Path, *, of: EmbeddingCache, spec: EmbeddingSpec,
+                   view: Callable[[np.ndarray], np.ndarray], chunk: int = 1024) -> None:
+        """Write into `folder` what `view` makes of all embeddings ``(n, *shape)`` of another cache.
+
+        Its uid is that of the content: the view that another training learns is another space.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        array = of.array
+        made = np.concatenate([view(array[start:start + chunk]) for start in range(0, len(array), chunk)])
+        write_array(folder / "embeddings.npy", made.astype(spec.dtype))
+        spec = dataclasses.replace(spec, uid=digest([spec.uid, hashlib.sha256(made.tobytes()).hexdigest()]))
+        write_table(folder / "stimuli.parquet", pd.DataFrame({"stimulus_id": of.stimulus_ids}))
+        write_json(folder / "spec.json", spec.to_json())
+        write_json(folder / "manifest.json", {"id": digest([read_manifest(of.folder)["id"], spec.uid]),
+                                              "view_of": spec.name})
 
     @property
     def spec(self) -> EmbeddingSpec:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from brain2img.artifacts import EmbeddingCache, StoredRows, write_json, writing
-from brain2img.data.dataset import EpochSampler, ItemDataset, ReusedMemory, chunks, to_tensor
+from brain2img.data.dataset import EpochSampler, ItemDataset, Resampling, ReusedMemory, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
 from brain2img.data.once import KeptTrials
 from brain2img.data.prepared import PreparedStudy
@@ -21,6 +21,9 @@ from brain2img.data.trials import Split, averaged, select_subjects, session_name
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 
 NOISE_TRIALS = 2000
+REPETITIONS = ("single", "mean", "resample")
+AVERAGED_AT_ONCE = 512
+"""Trials that are read together where repetitions are averaged."""
 
 
 class BrainData:
@@ -139,9 +142,16 @@ class BrainData:
         spec = normaliser.spec
         if out is None:
             out = np.empty((len(trial_ids), spec.n_channels, spec.n_times), dtype=np.float32)
-        for i, ids in enumerate(trial_ids):
-            rows = np.asarray(ids, dtype=int)
-            out[i] = normaliser(self._signals[subject], rows, self._sessions[subject][rows]).mean(axis=0)
+        ends = np.cumsum([len(ids) for ids in trial_ids])
+        first = 0
+        while first < len(trial_ids):  # as many rows at once as have some hundred trials together
+            start = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, start + AVERAGED_AT_ONCE, side="right")))
+            rows = np.array(list(chain.from_iterable(trial_ids[first:last])), dtype=int)
+            x = normaliser(self._signals[subject], rows, self._sessions[subject][rows])
+            for i in range(first, last):
+                out[i] = x[ends[i] - len(trial_ids[i]) - start:ends[i] - start].mean(axis=0)
+            first = last
         return out
 
     def target(self, space: str, stimulus_ids: list[str]) -> np.ndarray:
@@ -220,11 +230,33 @@ class BrainData:
         values, vectors = np.linalg.eigh(flat @ flat.T / flat.shape[1])
         return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
 
-    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
-        """Return shuffled batches of single training trials of all subjects, signals as `kept` keeps them."""
-        items = self.single_trials("train")
+    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None,
+                     repetitions: str = "single") -> DataLoader:
+        """Return shuffled batches of training trials of all subjects, signals as `kept` keeps them.
+
+        Parameters
+        ----------
+        batch_size, seed
+            See `EpochSampler`.
+        kept
+            Where given, what it keeps of single trials stands in place of their signals.
+        repetitions
+            "single" trials; "mean": all repetitions of a stimulus averaged, so that there are fewer; "resample": every
+            trial is averaged with a random number of the other repetitions of its stimulus, drawn anew in each epoch.
+
+        Raises
+        ------
+        ValueError
+            If `repetitions` is none of these, or trials that are kept would be averaged.
+        """
+        if repetitions not in REPETITIONS or (kept is not None and repetitions != "single"):
+            raise ValueError(f"trainer.repetitions: expected one of {REPETITIONS}, and single where the adapter keeps "
+                             f"pooled trials, got {repetitions!r}. Correct it.")
+        items = self.items("train") if repetitions == "mean" else self.single_trials("train")
         sampler = EpochSampler(len(items), batch_size=batch_size, seed=seed)
-        return DataLoader(ItemDataset(self, items, kept=kept), sampler=sampler, batch_size=None, num_workers=0)
+        resampled = Resampling(items, sampler=sampler) if repetitions == "resample" else None
+        return DataLoader(ItemDataset(self, items, kept=kept, resampled=resampled), sampler=sampler, batch_size=None,
+                          num_workers=0)
 
     def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
         """Return batches of repetition-averaged trials of a split, in a fixed order."""

@@ -53,10 +53,13 @@ class ItemDataset(Dataset):
         Table of `brain2img.data.trials.averaged`.
     kept
         `brain2img.data.once.KeptTrials` to take the signals of single trials from; None reads them anew.
+    resampled
+        What averages every trial with other repetitions; None for none.
     """
 
-    def __init__(self, data, items, *, kept=None) -> None:
+    def __init__(self, data, items, *, kept=None, resampled=None) -> None:
         self.data, self.items, self.kept = data, items.reset_index(drop=True), kept
+        self.resampled = resampled
         # taking rows of a table costs as much as reading a tenth of the batch
         self._columns = {name: self.items[name].to_numpy() for name in self.items}
 
@@ -64,8 +67,44 @@ class ItemDataset(Dataset):
         return len(self.items)
 
     def __getitem__(self, places: Sequence[int]) -> BrainBatch:
-        return self.data.batch({name: column[list(places)] for name, column in self._columns.items()},
-                               kept=self.kept)
+        columns = {name: column[list(places)] for name, column in self._columns.items()}
+        if self.resampled is not None:
+            columns["trial_ids"] = self.resampled(places)
+        return self.data.batch(columns, kept=self.kept)
+
+
+class Resampling:
+    """Averages every trial with a random number of the other repetitions of its stimulus, anew in each epoch.
+
+    Of n repetitions the trial itself and m others are averaged, m uniform in 0..n-1. A pure function of the seed, epoch
+    and batch of the sampler, so that a resumed run meets the averages it would have met. Averages drawn online are what
+    IDES (https://arxiv.org/abs/2409.20086) gains from.
+
+    Parameters
+    ----------
+    items
+        Table of single trials, as `BrainData.single_trials` lays it out.
+    sampler
+        Gives the epoch.
+    """
+
+    def __init__(self, items, *, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+        self._own = np.array([ids[0] for ids in items["trial_ids"]], dtype=int)
+        _, self._group = np.unique(items["subject"].astype(str) + "\n" + items["stimulus_id"].astype(str),
+                                   return_inverse=True)
+        order = np.argsort(self._group, kind="stable")
+        self._members = np.split(self._own[order], np.cumsum(np.bincount(self._group))[:-1])
+
+    def __call__(self, places: Sequence[int]) -> np.ndarray:
+        """Return the trials to average for each of some rows of the table."""
+        rng = np.random.default_rng([self.sampler.seed, self.sampler.epoch, int(places[0]), len(places), 79])
+        drawn = np.empty(len(places), dtype=object)
+        for i, place in enumerate(places):
+            members, own = self._members[self._group[place]], self._own[place]
+            others = rng.permutation(members[members != own])[:rng.integers(len(members))]
+            drawn[i] = sorted([int(own), *others.tolist()])
+        return drawn
 
 
 class ReusedMemory:

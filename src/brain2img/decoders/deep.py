@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -20,7 +20,7 @@ from brain2img.decoders.training import TrainingSettings, own_randomness, read_c
 from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, Prior, SubjectAdapter
 from brain2img.layers import check_weights
 from brain2img.losses import Loss, PriorLoss
-from brain2img.records import BrainBatch
+from brain2img.records import BrainBatch, EmbeddingSpec
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,10 @@ class DeepDecoder(Decoder):
         averaged = AveragedWeights(settings.ema) if settings.ema is not None else None
         history = History(folder / "logs")
         keeper = Checkpoints(folder, settings=settings, history=history, averaged=averaged)
-        adapter, once = self.module.adapter, {}
-        if adapter.has_fixed_part and self.module.augmentation is None:
+        adapter, once = self.module.adapter, cast(dict[str, Any], {})
+        if settings.repetitions != "single":
+            once["repetitions"] = settings.repetitions
+        elif adapter.has_fixed_part and self.module.augmentation is None:
             once["kept"] = KeptTrials(data, adapter.once, folder=folder)
         loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed, **once)
         if len(loader) == 0:
@@ -92,6 +94,8 @@ class DeepDecoder(Decoder):
         validation = data.eval_loader("val", batch_size=CHUNK) if data.has_validation else None
         if validation is None and settings.patience is not None:
             log.warning("trainer.patience is skipped: this split has no validation trials")
+        for _, head in self.module.named_heads() if self.observes else ():
+            head.observe(lambda space=head.space: data.training_targets(space))  # type: ignore[misc]
         for _, head, loss in self.module.named_losses() if self.observes else ():
             loss.observe(lambda space=head.space: data.training_targets(space))  # type: ignore[misc]
         resumed = self._resume(last)
@@ -160,7 +164,7 @@ class DeepDecoder(Decoder):
         device = torch.device("cuda" if on_gpu else "cpu")
         module = self.module.to(device).eval()
         heads = {name: head for name, head in module.named_heads() if head.prediction}
-        out = {head.space: np.empty((len(batch), *head.spec.shape), dtype=np.float32) for head in heads.values()}
+        out = {head.space: np.empty((len(batch), *head.decoded.shape), dtype=np.float32) for head in heads.values()}
         with torch.inference_mode():
             for subject, signals in batch.signals.items():
                 places = batch.rows[subject].cpu().numpy()
@@ -172,6 +176,18 @@ class DeepDecoder(Decoder):
                     for name, head in heads.items():
                         out[head.space][places[start:start + CHUNK]] = decoded[name].float().cpu().numpy()
         return out
+
+    def learned_spaces(self) -> dict[str, tuple[EmbeddingSpec, Callable[[np.ndarray], np.ndarray]]]:
+        """Return the views of spaces that its heads have learned; see `Decoder.learned_spaces`."""
+        def view(head: Head) -> Callable[[np.ndarray], np.ndarray]:
+            def true(target: np.ndarray) -> np.ndarray:
+                with torch.inference_mode():
+                    return head.true(torch.from_numpy(np.asarray(target, dtype=np.float32))).numpy()
+            return true
+
+        self.module.cpu().eval()
+        return {head.space: (head.decoded, view(head)) for _, head in self.module.named_heads()
+                if head.prediction and head.decoded is not head.spec}
 
     def joint_priors(self) -> dict[str, Prior]:
         """Return the priors of the `PriorLoss` of its heads; see `Decoder.joint_priors`."""

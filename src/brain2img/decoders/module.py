@@ -107,8 +107,8 @@ class DeepModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             for name, head, loss in self.named_losses():
                 if loss.active:
-                    value = loss(outputs[name.split("/")[0]], batch.targets[head.space], soft_targets=soft_targets,
-                                 same=same)
+                    value = loss(outputs[name.split("/")[0]], head.true(batch.targets[head.space]),
+                                 soft_targets=soft_targets, same=same)
                     terms[name] = value
                     part = "prior" if isinstance(loss, PriorLoss) else "other"
                     totals[part] = totals[part] + loss.weight * value
@@ -146,6 +146,8 @@ class DeepModule(LightningModule):
         self._generator = seed_epoch(self.seed, epoch)
         if self.augmentation is not None:
             self.augmentation.begin_epoch(epoch, self.settings.max_epochs)
+        for _, head in self.named_heads():
+            head.begin_epoch(epoch, self.settings.max_epochs)
         for _, _, loss in self.named_losses():
             loss.begin_epoch(epoch, self.settings.max_epochs, generator=self._generator)
         if not any(loss.active for _, _, loss in self.named_losses()):
@@ -184,7 +186,8 @@ class DeepModule(LightningModule):
         self._note("val", {**terms, "loss": total}, len(batch))
         for key, (name, head) in self._ranked_heads().items():
             self._validated.setdefault(key, []).append((
-                outputs[name].flatten(1).float().cpu(), batch.targets[head.space].flatten(1).cpu(), batch.stimulus_ids))
+                outputs[name].flatten(1).float().cpu(), head.true(batch.targets[head.space]).flatten(1).float().cpu(),
+                batch.stimulus_ids))
 
     def _ranked_heads(self) -> dict[str, tuple[str, Head]]:
         """Return name in the log -> head whose retrieval is validated: the first prediction, and what is monitored."""

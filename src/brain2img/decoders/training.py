@@ -50,6 +50,9 @@ class TrainingSettings:
         Largest L2 norm of the gradient, or None.
     ema
         Decay of the averaged weights, in (0, 1), or None for none. They are what is validated and kept.
+    repetitions
+        "single" trials; "mean": all repetitions of a stimulus averaged; "resample": every trial averaged with a random
+        number of other repetitions, anew in each epoch.
     monitor
         "val/top1" (retrieval by the first head that is a prediction), "val/<head>/top1" or the name of a validation
         loss; chooses ``best.ckpt`` and stops early.
@@ -76,6 +79,7 @@ class TrainingSettings:
     gradient_clip: float | None = None
     ema: float | None = None
     random_balance: bool = False
+    repetitions: str = "single"
     monitor: str = "val/loss"
     patience: int | None = None
     check_val_every: int = 1

@@ -89,7 +89,8 @@ def live_parameters(member: Member) -> int | None:
     try:
         fold = FoldRun(folders[0], member.root)
         data = fold.data()
-        return count(fold.manifest["config"], signals=data.specs, embeddings=data.target_specs).live
+        targets = {name: cache.spec for name, cache in fold.caches(learned=False).items()}
+        return count(fold.manifest["config"], signals=data.specs, embeddings=targets).live
     except (ValueError, IndexError, KeyError) as error:  # of an older version, or folders that were moved away
         log.warning("%s: its parameters are not counted (%s: %s)", member.experiment, type(error).__name__, error)
         return None

@@ -153,6 +153,13 @@ def _true(folder: StageFolder, runs: list[FoldRun], *, split: str) -> None:
     rows, data = rows_to_decode(runs, split)
     found = data[0].targets
     ids = rows["stimulus_id"].tolist()
+    if any(d.targets[name].folder != cache.folder for d in data for name, cache in found.items()):
+        # every fold has learned a view of a space of its own
+        for name in found:
+            write_array(folder.work / f"{name}.npy", np.concatenate(
+                [d.target(name, list(rows.loc[rows["run"] == i, "stimulus_id"])) for i, d in enumerate(data)]))
+        Predictions.write(folder.work, rows=rows, specs=data[0].target_specs)
+        return
     places = {tuple(cache.rows(ids)) for cache in found.values()}
     assert len(places) == 1, "all caches of a study keep its stimuli in one order"
     Predictions.write(folder.work, rows=rows.assign(array_row=list(places.pop())), specs=data[0].target_specs,

@@ -68,7 +68,7 @@ class MemberScores:
         self.study = self.manifest["later"]["study_label"] or self.prepared.name
         if self.prepared.manifest.get("simulated"):
             self.study += " (simulated)"
-        self.caches = {name: EmbeddingCache(root / path) for name, path in self.manifest["paths"]["caches"].items()}
+        self.caches = [run.caches() for run in self.runs]
         self.predictions = {c: Predictions(root / "predictions" / self.name / c) for c in CONDITIONS
                             if c == "decoded" or (root / "predictions" / self.name / c / "manifest.json").exists()}
         self.subjects: list[str] = self.predictions["decoded"].rows["subject"].unique().tolist()
@@ -172,7 +172,7 @@ class MemberScores:
         def parts(places: np.ndarray, ids: list[str]) -> dict[str, Any]:
             gallery = {}
             for space in predictions.specs:
-                cache = self.caches[space]
+                cache = self._cache(space, runs=set(predictions.rows["run"].to_numpy()[places]))
                 gallery[space] = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32)
                 if (space, tuple(ids)) not in self._checked:
                     check_gallery(gallery[space], spec=cache.spec, stimulus_ids=ids, study=self.prepared.name)
@@ -180,6 +180,21 @@ class MemberScores:
             return {"gallery": gallery, "specs": predictions.specs,
                     "embeddings": {space: predictions.embeddings(space, places) for space in predictions.specs}}
         return parts
+
+    def _cache(self, space: str, *, runs: set[int]) -> EmbeddingCache:
+        """Return the true embeddings that predictions of some folds are compared with.
+
+        Raises
+        ------
+        ValueError
+            If these folds have each learned a view of the space, so that their predictions are of different spaces.
+        """
+        found = {self.caches[run][space].folder: self.caches[run][space] for run in sorted(runs)}
+        if len(found) > 1:
+            raise ValueError(f"{self.name}, space {space!r}: expected the predictions of one subject to be of one "
+                             f"space, got those of {len(found)} folds, of which each has learned a space of its own. "
+                             "Score the folds one by one (run=<folder of a fold>), or choose a head that learns none.")
+        return next(iter(found.values()))
 
     def _images(self, made: Reconstructions) -> Callable[[np.ndarray, list[str]], dict[str, Any]]:
         return lambda places, ids: {

@@ -17,6 +17,8 @@ from brain2img.stages.build import build_data, build_decoder, identity_of_study,
 from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, prepared_folder, relative, training_config
 
 log = logging.getLogger(__name__)
+LEARNED = "learned"
+"""Folder in a fold's: the true embeddings as the heads that learn a view of a space see them."""
 
 UNSEEN = "statistics of its signals from its own recordings of training stimuli, without labels"
 """What a fold's manifest says of a subject that it was not trained on."""
@@ -101,11 +103,15 @@ def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy
     else:
         fit(decoder, data, folder.work)
     decoder.save(folder.work)
+    learned = decoder.learned_spaces()
+    for name, (spec, view) in learned.items():
+        EmbeddingCache.write_view(folder.work / LEARNED / name, of=found[name], spec=spec, view=view)
     folder.finish(**facts, fold=place["fold"], seed=place["decoder_seed"], split_seed=place["split_seed"],
                   held_out=place.get("held_out"), subjects=list(data.specs), splits=split_hashes(data),
                   unseen={subject: UNSEEN for subject in data.unseen}, paths={
                       "prepared": relative(prepared.folder, root),
-                      "caches": {name: relative(cache.folder, root) for name, cache in found.items()}})
+                      "caches": {name: relative(cache.folder, root) for name, cache in found.items()},
+                      "learned": {name: relative(path / LEARNED / name, root) for name in learned}})
 
 
 def split_hashes(data: BrainData) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -139,18 +140,25 @@ class FoldRun:
                              "Train the run again with overwrite=true.")
         return study
 
+    def caches(self, *, learned: bool = True) -> dict[str, EmbeddingCache]:
+        """Return the true embeddings of every space: as its heads have learned to see them, or as they are."""
+        paths = self.manifest["paths"]
+        places = {**paths["caches"], **(paths.get("learned", {}) if learned else {})}
+        return {name: EmbeddingCache(self.root / path) for name, path in places.items()}
+
     def data(self) -> BrainData:
         """Return the data of this fold with the statistics fitted in training."""
         manifest = self.manifest
-        found = {name: EmbeddingCache(self.root / path) for name, path in manifest["paths"]["caches"].items()}
-        data = build_data(manifest["config"], prepared=self.prepared, caches=found, fold=manifest["fold"],
+        data = build_data(manifest["config"], prepared=self.prepared, caches=self.caches(), fold=manifest["fold"],
                           split_seed=manifest["split_seed"], held_out=manifest.get("held_out"))
         data.load_normalisation(self.folder)
         return data
 
     def decoder(self, data: BrainData) -> Decoder:
         """Return the trained decoder."""
-        decoder = build_decoder(self.manifest["config"], data=data, seed=self.manifest["seed"])
+        targets = {name: cache.spec for name, cache in self.caches(learned=False).items()}
+        sizes: Any = SimpleNamespace(specs=data.specs, target_specs=targets)
+        decoder = build_decoder(self.manifest["config"], data=sizes, seed=self.manifest["seed"])
         decoder.load(self.folder)
         return decoder
 

@@ -1,0 +1,185 @@
+"""One factor off at a time: an experiment without each of its parts, beside what it is measured against."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from brain2img.artifacts import Predictions, digest, open_folder, write_table
+from brain2img.metrics.intervals import bootstrap, paired_difference
+from brain2img.metrics.ranking import placements, similarity
+from brain2img.report.ablation import write_ablation
+from brain2img.stages.build import plain
+from brain2img.stages.embed import embed
+from brain2img.stages.predict import predict
+from brain2img.stages.prepare import prepare
+from brain2img.stages.train import train
+from brain2img.stages.workspace import FoldRun, fold_runs, given_overrides, outputs
+
+log = logging.getLogger(__name__)
+SPLITS = ("val", "test")
+FULL, BASELINE = "recipe", "baseline"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what is different, and with which seeds it is trained."""
+
+    key: str
+    label: str
+    experiment: str
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def ablate(cfg: DictConfig) -> Path:
+    """Train every row of ``ablation`` with its seeds, rank validation and test stimuli; writes ``ablations/<name>``.
+
+    Each row is the full experiment with some overrides, composed anew; ``baseline`` is another experiment on the same
+    data. Every training is a run like any other (``train/<name>/<row>_seed-<s>``), so an interrupted ablation goes on
+    with what is missing. ``ranks.parquet`` has the rank of
+    the seen stimulus for every row, seed, subject and stimulus; ``ablation.parquet`` the accuracies with bootstrap
+    intervals over stimuli, and the differences to the full recipe, paired by subject and stimulus (of the first seed
+    where both have more); ``ablation.png`` and ``report.html`` show them. Rows with several seeds have one line more,
+    "<row>, ensemble": the mean of their standardised similarities. What helps is to be judged by the validation column;
+    the test column is there for the paper.
+
+    Raises
+    ------
+    ValueError
+        If the ablation names no full recipe or no rows, or a row cannot be composed.
+    """
+    rows = _rows(plain(cfg.ablation))
+    runs = {(row.key, seed): _trained(cfg, row, seed) for row in rows for seed in row.seeds}
+    folder = open_folder(outputs(cfg) / "ablations" / cfg.name, stage="ablate", overwrite=cfg.overwrite,
+                         config={"rows": {row.key: [row.label, list(row.seeds)] for row in rows}, "seed": cfg.seed},
+                         inputs={f"{key} {seed}": digest([run.manifest["id"] for run in found])
+                                 for (key, seed), (_, found) in runs.items()})
+    if not folder.finished:
+        ranks = pd.concat([_ranks(row, {s: runs[row.key, s] for s in row.seeds}, split=split)
+                           for row in rows for split in SPLITS], ignore_index=True)
+        table = _table(ranks, rows, seed=cfg.seed)
+        write_table(folder.work / "ranks.parquet", ranks)
+        write_table(folder.work / "ablation.parquet", table)
+        first = next(iter(runs.values()))[1][0]
+        facts = {"study": first.manifest["study_name"], "subjects": first.manifest["subjects"],
+                 "ceiling": _ceiling(first), "n_train": int((first.data().trials["split"] == "train").sum())}
+        write_ablation(folder.work, table, facts=facts)
+        folder.finish(**facts)
+    log.info("ablation: %s", folder.path / "report.html")
+    return folder.path
+
+
+def _rows(ablation: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that the configuration lists: the recipe, the baseline, then one factor off each."""
+    experiment, baseline = ablation.get("recipe"), ablation.get("baseline")
+    if not experiment or not ablation.get("without"):
+        raise ValueError(f"ablation: expected a recipe and rows without parts of it, got {dict(ablation)}. Choose "
+                         "ablation=<a file of configs/ablation>.")
+    many, few = (tuple(range(int(ablation[key]))) for key in ("n_seeds", "n_seeds_without"))
+    rows = [Row(FULL, "recipe", experiment, tuple(ablation.get("overrides") or ()), many)]
+    if baseline:
+        rows.append(Row(BASELINE, ablation.get("baseline_label") or baseline, baseline, (), many))
+    for key, overrides in ablation["without"].items():
+        rows.append(Row(key, key.replace("_", " "), experiment, (*rows[0].overrides, *overrides), few))
+    return rows
+
+
+def _trained(cfg: DictConfig, row: Row, seed: int) -> tuple[DictConfig, list[FoldRun]]:
+    """Run the stages of one training that are not finished; returns its configuration and its folds."""
+    given = [o for o in given_overrides() if not o.lstrip("+").startswith(("ablation", "name=", "seed=", "overwrite="))]
+    name = f"{cfg.name}/{row.key}_seed-{seed}"
+    composed = compose(HydraConfig.get().job.config_name,
+                       overrides=[f"experiment={row.experiment}", *row.overrides, *given, f"seed={seed}"])
+    with open_dict(composed):
+        composed.name, composed.conditions = name, ["decoded"]
+    log.info("ablation: %s, seed %d", row.label, seed)
+    prepare(composed)
+    embed(composed)
+    train(composed)
+    for split in SPLITS:
+        part = composed.copy()
+        with open_dict(part):
+            part.predict_split = split
+            part.run = str(outputs(cfg) / "train" / name)
+            part.name = f"{name}/{split}"
+        predict(part)
+    return composed, fold_runs(composed)
+
+
+def _ranks(row: Row, runs: Mapping[int, tuple[DictConfig, list[FoldRun]]], *, split: str) -> pd.DataFrame:
+    """Rank the stimuli of a split for every seed of a row, and for the ensemble of its seeds."""
+    tables, together = [], {}
+    for seed, (config, found) in runs.items():
+        space = config.headline.space
+        predictions = Predictions(outputs(config) / "predictions" / config.name / split / "decoded")
+        for (run, subject), group in predictions.rows.groupby(["run", "subject"], sort=False):
+            ids = sorted(set(group["stimulus_id"]))
+            cache = found[run].caches()[space]
+            true = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32).reshape(len(ids), -1)
+            predicted = predictions.embeddings(space, group.index.to_numpy()).reshape(len(group), -1)
+            scores = similarity(predicted, true, kind="cosine")
+            scale = (scores - scores.mean()) / scores.std()
+            key = (run, subject)
+            together[key] = (group, ids, together[key][2] + scale if key in together else scale)
+            tables.append(_placed(group, ids, scores).assign(row=row.key, seed=seed))
+    if len(runs) > 1:
+        tables += [_placed(*parts).assign(row=f"{row.key}, ensemble", seed=-1) for parts in together.values()]
+    return pd.concat(tables, ignore_index=True).assign(split=split)
+
+
+def _placed(group: pd.DataFrame, ids: list[str], scores: np.ndarray) -> pd.DataFrame:
+    truth = np.searchsorted(ids, group["stimulus_id"])
+    return group[["subject", "stimulus_id", "n_averaged"]].assign(
+        rank=placements(scores, truth, direction="image_from_brain").rank, gallery=len(ids))
+
+
+def _table(ranks: pd.DataFrame, rows: list[Row], *, seed: int) -> pd.DataFrame:
+    """Return top-1 and top-5 of every row and split, means over seeds, and differences to the recipe; intervals."""
+    rng, lines = np.random.default_rng([seed, 12]), []
+    labels = {row.key: row.label for row in rows}
+    for (split, key), group in ranks.groupby(["split", "row"], sort=False):
+        base = key.removesuffix(", ensemble")
+        full = ranks[(ranks["split"] == split) & (ranks["row"] == FULL)]
+        for k in (1, 5):
+            hits = group.assign(hit=(group["rank"] <= k).astype(float))
+            low, high = bootstrap(hits["hit"].to_numpy(), hits["stimulus_id"].to_numpy(), generator=rng)
+            line = {"row": key, "label": labels[base] + key[len(base):], "split": split, "metric": f"top{k}",
+                    "value": hits["hit"].mean(), "low": low, "high": high, "n_seeds": hits["seed"].nunique(),
+                    "seed_sd": hits.groupby("seed")["hit"].mean().std(), "gallery": int(group["gallery"].iloc[0]),
+                    "repetitions": group["n_averaged"].median()}
+            change = _difference(hits, full.assign(hit=(full["rank"] <= k).astype(float)), rng=rng)
+            line |= dict(zip(("difference", "difference_low", "difference_high"), change, strict=True))
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _difference(hits: pd.DataFrame, full: pd.DataFrame, *, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Return the mean difference to the recipe with its interval, over the seeds that both have, else the means."""
+    keys = ["subject", "stimulus_id"]
+    common = sorted(set(hits["seed"]) & set(full["seed"]))
+    if common:
+        hits, full = hits[hits["seed"].isin(common)], full[full["seed"].isin(common)]
+    a, b = (table.groupby(keys)["hit"].mean().sort_index() for table in (hits, full))
+    assert a.index.equals(b.index), "all rows rank the same stimuli"
+    return paired_difference(a.to_numpy(), b.to_numpy(), a.index.get_level_values("stimulus_id").to_numpy(),
+                             generator=rng)
+
+
+def _ceiling(run: FoldRun) -> float | None:
+    """Return top-1 of the ideal observer with all repetitions, of a simulated study."""
+    path = run.prepared.folder / "ceiling.parquet"
+    if not path.exists():
+        return None
+    ranks = pd.read_parquet(path)
+    ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
+    return float((ranks["rank"] <= 1).mean())
