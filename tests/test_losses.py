@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from brain2img.losses import MSE, Cosine, InfoNCE, SoftCLIP
+from brain2img.losses import MMD, MSE, Cosine, InfoNCE, SoftCLIP
 
 
 @pytest.fixture
@@ -151,3 +151,23 @@ def test_messages():
         InfoNCE(temperature=0)
     with pytest.raises(ValueError, match=r"SoftCLIP temperature: expected a number above 0, got -1"):
         SoftCLIP(temperature=-1)
+
+
+def test_mmd_equals_its_definition():
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(7, 5, generator=rng), torch.randn(7, 5, generator=rng) + 1
+    a, b = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    both = torch.cat([a, b])
+    width = torch.stack([((p - q) ** 2).sum() for p in both for q in both]).mean()
+
+    def kernel(p, q):
+        return sum(torch.exp(-((p - q) ** 2).sum() / (f * width)) for f in (0.5, 2.0)) / 2
+
+    def mean(left, right):
+        return sum(kernel(p, q) for p in left for q in right) / len(left) / len(right)
+
+    expected = mean(a, a) + mean(b, b) - 2 * mean(a, b)
+    torch.testing.assert_close(MMD(factors=[0.5, 2.0])(x, y), expected)
+    torch.testing.assert_close(MMD()(x, 3 * x[torch.randperm(7)]), torch.tensor(0.0), atol=1e-6, rtol=0)  # no pairs
+    with pytest.raises(ValueError, match="factors"):
+        MMD(factors=[0.0])

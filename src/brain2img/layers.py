@@ -303,9 +303,10 @@ class StandardParts(nn.Module):
 
 def principal_axes(x: Tensor, n: int) -> Tensor:
     """Return the first `n` principal axes ``(size, n)`` of centred rows ``(m, size)``; zeros beyond their rank."""
-    smaller = (x @ x.T if len(x) < x.shape[1] else x.T @ x).double()
-    values, vectors = torch.linalg.eigh(smaller)
+    dtype, x = x.dtype, x.double()
+    x = x - x.mean(0)  # centred rows are so to the precision of their own type alone
+    values, vectors = torch.linalg.eigh(x @ x.T if len(x) < x.shape[1] else x.T @ x)
     values, vectors = values.flip(0)[:n].clamp_min(0), vectors.flip(1)[:, :n]
-    axes = vectors if len(x) >= x.shape[1] else x.T.double() @ vectors / values.sqrt().clamp_min(1e-12)
+    axes = vectors if len(x) >= x.shape[1] else x.T @ vectors / values.sqrt().clamp_min(1e-12)
     axes = axes * (values > 1e-9 * values[0])
-    return F.pad(axes.to(x.dtype), (0, n - axes.shape[1]))
+    return F.pad(axes.to(dtype), (0, n - axes.shape[1]))

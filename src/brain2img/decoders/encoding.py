@@ -24,11 +24,11 @@ class EncodingModel(Decoder):
     """Kernel ridge from the features of a picture to a subject's mean response, and identification by likelihood.
 
     Kay et al. 2008 (https://doi.org/10.1038/nature06713) identify natural pictures so, with receptive fields in place
-    of a backbone's layers and the correlation in place of the likelihood. With r = x - p(picture) Gaussian of covariance
-    S (residuals of training stimuli that were left out one by one, shrunk towards a multiple of the identity), the
-    log-likelihood is ``p' S^-1 x - p' S^-1 p / 2`` up to what is the same for all pictures. Kernel width, penalty and
-    shrinkage are those that identify most left-out training stimuli among 200 drawn ones; nothing is chosen on
-    validation or test stimuli.
+    of a backbone's layers and the correlation in place of the likelihood. With r = x - p(picture) Gaussian of
+    covariance S (residuals of training stimuli that were left out one by one, shrunk towards a multiple of the
+    identity), the log-likelihood is ``p' S^-1 x - p' S^-1 p / 2`` up to what is the same for all pictures. Kernel
+    width, penalty and shrinkage are chosen by the mean reciprocal rank of validation stimuli, or where the split has
+    none of training stimuli that were left out, 200 at a time.
 
     What it decodes is a learned space, such that the cosine ranks by the likelihood: ``n_components`` axes of each
     subject, one for ``p' S^-1 p / 2`` and one that brings all pictures to the same length. A subject's decoded vector
@@ -62,7 +62,7 @@ class EncodingModel(Decoder):
     """
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int = 0,
-                 bin: int = 1, n_features: int | None = 128, n_components: int = 256,
+                 bin: int = 1, n_features: int | None = 512, n_components: int = 256,
                  widths: Sequence[float] = (0.0, 0.25, 0.5, 1.0), penalties: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2),
                  shrinkages: Sequence[float] = (0.2, 0.5, 0.8)) -> None:
         if bin < 1 or n_components < 1 or not widths or min(widths) < 0 or not penalties or min(penalties) <= 0 or (
@@ -83,14 +83,22 @@ class EncodingModel(Decoder):
             self._parts[space] = self._fresh(space)
             self._parts[space].fit(torch.from_numpy(data.training_targets(space)).flatten(1))
             for j, subject in enumerate(self.specs):
-                items = data.items("train")
-                items = items[items["subject"] == subject]
-                x = self._flat(data.signals(subject, items["trial_ids"].tolist()))
-                features = self._features(space, data.target(space, items["stimulus_id"].tolist()))
-                found = self._fit_one(x, features, what=f"{subject}, {space}")
+                train, val = (self._responses(data, subject, space, split=split) for split in ("train", "val"))
+                assert train is not None, "every subject has training trials"
+                found = self._fit_one(*train, val=val, what=f"{subject}, {space}")
                 self._state |= {f"{i}/{j}/{key}": value for key, value in found.items()}
 
-    def _fit_one(self, x: np.ndarray, features: np.ndarray, *, what: str) -> dict[str, np.ndarray]:
+    def _responses(self, data: Any, subject: str, space: str, *, split: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return mean responses ``(n, p)`` to the stimuli of a split and their features; None where it has none."""
+        items = data.items(split)
+        items = items[items["subject"] == subject]
+        if items.empty:
+            return None
+        return (self._flat(data.signals(subject, items["trial_ids"].tolist())),
+                self._features(space, data.target(space, items["stimulus_id"].tolist())))
+
+    def _fit_one(self, x: np.ndarray, features: np.ndarray, *, val: tuple[np.ndarray, np.ndarray] | None,
+                 what: str) -> dict[str, np.ndarray]:
         """Return the arrays of one subject and space: mean, kernel, map to responses, spatial filters."""
         if len(x) < 3:
             raise ValueError(f"encoding model, {what}: expected at least 3 training stimuli, got {len(x)}. Use more.")
@@ -99,19 +107,23 @@ class EncodingModel(Decoder):
         best: tuple[float, tuple[float, float, float]] = (-1.0, (0.0, 0.0, 0.0))
         for width in self.widths:
             values, vectors = np.linalg.eigh(_kernel(features, features, width=width))
+            new = None if val is None else _kernel(val[1], features, width=width)
             for penalty in self.penalties:
-                _, residual = _ridge(values, vectors, x - mean, penalty=penalty)
+                weights, residual = _ridge(values, vectors, x - mean, penalty=penalty)
+                if new is not None and val is not None:
+                    trials = [(residual, val[0] - mean, new @ weights)]
+                else:  # halves of the training stimuli: the covariance must not know what it is tried on
+                    trials = [(residual[b], x[a] - mean, (x - mean - residual)[a]) for a, b in (halves, halves[::-1])]
                 scores = np.zeros(len(self.shrinkages))
-                for ours, others in (halves, halves[::-1]):  # the covariance must not know what it is tried on
-                    power, axes = np.linalg.eigh(residual[others].T @ residual[others] / len(others))
-                    seen, predicted = (x[ours] - mean) @ axes, (x[ours] - mean - residual[ours]) @ axes
-                    scores += [_identified(seen * scale, predicted * scale) / 2
+                for known, seen, predicted in trials:
+                    power, axes = np.linalg.eigh(known.T @ known / len(known))
+                    scores += [_identified(seen @ axes * scale, predicted @ axes * scale) / len(trials)
                                for scale in (_whitening(power, share) for share in self.shrinkages)]
                 if scores.max() > best[0]:
                     best = (float(scores.max()), (width, penalty, self.shrinkages[int(scores.argmax())]))
         score, (width, penalty, shrinkage) = best
-        log.info("encoding model, %s: kernel %g, penalty %g, shrinkage %g: %.1f %% of left-out training stimuli", what,
-                 width, penalty, shrinkage, 100 * score)
+        log.info("encoding model, %s: kernel %g, penalty %g, shrinkage %g: mean reciprocal rank %.2f of %s", what,
+                 width, penalty, shrinkage, score, "left-out training stimuli" if val is None else "validation stimuli")
         values, vectors = np.linalg.eigh(_kernel(features, features, width=width))
         weights, residual = _ridge(values, vectors, x - mean, penalty=penalty)
         power, axes = np.linalg.eigh(residual.T @ residual / n)
@@ -259,10 +271,10 @@ def _augmented(responses: np.ndarray) -> np.ndarray:
 
 
 def _identified(seen: np.ndarray, predicted: np.ndarray, *, gallery: int = 200) -> float:
-    """Return how often the likelihood is largest for the right one, in galleries of successive rows."""
-    hits = []
+    """Return the mean reciprocal rank of the right one by likelihood, in galleries of successive rows."""
+    found = []
     for start in range(0, len(seen) - min(gallery, len(seen)) + 1, gallery):
         x, p = seen[start:start + gallery], predicted[start:start + gallery]
         score = x @ p.T - 0.5 * (p**2).sum(axis=1)
-        hits.append((score.argmax(axis=1) == np.arange(len(x))).mean())
-    return float(np.mean(hits))
+        found.append((1 / (score >= np.diag(score)[:, None]).sum(axis=1)).mean())
+    return float(np.mean(found))

@@ -52,8 +52,9 @@ def write_ablation(folder: Path, table: pd.DataFrame, *, facts: Mapping[str, Any
         how=f"{metric_label('top1')}, image from brain, among {galleries['val']['gallery']} validation and "
             f"{galleries['test']['gallery']} test stimuli; {galleries['val']['repetitions']:g} and "
             f"{galleries['test']['repetitions']:g} repetitions averaged; every query is scored alone. Means over "
-            "subjects and seeds (± standard deviation of the seeds), 95 % bootstrap intervals over stimuli, differences "
-            "paired by subject and stimulus, in points. An ensemble is the mean of standardised similarities.")
+            "subjects and seeds (± standard deviation of the seeds), 95 % bootstrap intervals over stimuli, "
+            "differences paired by subject and stimulus, in points. An ensemble is the mean of similarities that were "
+            "standardised for each query alone.")
     with writing(folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -83,9 +84,10 @@ def closed(table: pd.DataFrame, *, ceiling: float | None) -> str:
         return ""
     shares = {row: (of[row] - of["baseline"]) / (ceiling - of["baseline"])
               for row in of.index if row.startswith("recipe")}
+    best = sorted(shares, key=lambda row: -shares[row])[:3]
     return (f"The ideal observer, who knows the generator, finds {100 * ceiling:.1f} % of the test stimuli. Of the "
-            "distance from the baseline to that, " + " and ".join(f"{row} closes {100 * share:.0f} %"
-                                                         for row, share in shares.items()) + ".")
+            f"distance from the baseline to that the recipe closes {100 * shares['recipe']:.0f} %; most is closed by "
+            + ", ".join(f"{row} ({100 * shares[row]:.0f} %)" for row in best) + ".")
 
 
 def figure(table: pd.DataFrame, *, ceiling: float | None) -> bytes:

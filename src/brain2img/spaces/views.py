@@ -64,14 +64,13 @@ class MeanOfViews(Space):
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return the mean over the views, ``(n, *shape)`` float32."""
         images = torch.from_numpy(np.ascontiguousarray(stimuli.images(rows))).permute(0, 3, 1, 2).float() / 255
-        total = 0.0
+        found = []
         for view, strength in self.views.items():
             seen = self._seen(images, kind=view.rstrip("0123456789"), strength=strength)
-            pixels = (seen * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-            shown = Stimuli(stimuli.table.iloc[list(rows)].reset_index(drop=True),
-                            lambda places, pixels=pixels: pixels[list(places)])
-            total = total + self.space.embed(shown, range(len(pixels)))
-        return np.asarray(total / len(self.views), dtype=np.float32)
+            pixels = _Pictures((seen * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+            shown = Stimuli(stimuli.table.iloc[list(rows)].reset_index(drop=True), pixels.take)
+            found.append(self.space.embed(shown, range(len(pixels))))
+        return np.asarray(np.mean(found, axis=0), dtype=np.float32)
 
     @staticmethod
     def _seen(images: Tensor, *, kind: str, strength: float) -> Tensor:
@@ -90,6 +89,19 @@ class MeanOfViews(Space):
     def tiny(cls) -> Self:
         """Return three views, of which only the mean colour is embedded."""
         return cls(space=_MeanColour(), views={"plain": 1, "blur": 7, "low_resolution": 16})
+
+
+class _Pictures:
+    """Pictures ``(n, h, w, 3)`` in memory, read as `Stimuli` reads them."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, places: Sequence[int]) -> np.ndarray:
+        return self.pixels[list(places)]
 
 
 class _MeanColour(Space):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,31 +42,34 @@ class Row:
 
 
 def ablate(cfg: DictConfig) -> Path:
-    """Train every row of ``ablation`` with its seeds, rank validation and test stimuli; writes ``ablations/<name>``.
+    """Train every row of ``ablation`` with its seeds and rank the stimuli; writes and returns ``ablations/<name>``.
 
-    Each row is the full experiment with some overrides, composed anew; ``baseline`` is another experiment on the same
-    data. Every training is a run like any other (``train/<name>/<row>_seed-<s>``), so an interrupted ablation goes on
+    Each row is the experiment with some overrides, composed anew; ``baseline`` and ``others`` are other experiments
+    on the same data. Every training is a run like any other (``train/<name>/<row>_seed-<s>``), so an interrupted ablation goes on
     with what is missing. ``ranks.parquet`` has the rank of
     the seen stimulus for every row, seed, subject and stimulus; ``ablation.parquet`` the accuracies with bootstrap
     intervals over stimuli, and the differences to the full recipe, paired by subject and stimulus (of the first seed
     where both have more); ``ablation.png`` and ``report.html`` show them. Rows with several seeds have one line more,
-    "<row>, ensemble": the mean of their standardised similarities. What helps is to be judged by the validation column;
+    "<row>, ensemble": the mean of their standardised similarities; ``ensembles`` names some of several rows, each
+    row's seeds together. What helps is to be judged by the validation column;
     the test column is there for the paper.
 
     Raises
     ------
     ValueError
-        If the ablation names no full recipe or no rows, or a row cannot be composed.
+        If there is no experiment or no row without a part of it, or an ensemble names a row that is not there.
     """
-    rows = _rows(plain(cfg.ablation))
+    rows = _rows(cfg)
+    ensembles = _ensembles(plain(cfg.ablation), rows)
     runs = {(row.key, seed): _trained(cfg, row, seed) for row in rows for seed in row.seeds}
     folder = open_folder(outputs(cfg) / "ablations" / cfg.name, stage="ablate", overwrite=cfg.overwrite,
-                         config={"rows": {row.key: [row.label, list(row.seeds)] for row in rows}, "seed": cfg.seed},
+                         config={"rows": {row.key: [row.label, list(row.seeds)] for row in rows}, "seed": cfg.seed,
+                                 "ensembles": ensembles},
                          inputs={f"{key} {seed}": digest([run.manifest["id"] for run in found])
                                  for (key, seed), (_, found) in runs.items()})
     if not folder.finished:
-        ranks = pd.concat([_ranks(row, {s: runs[row.key, s] for s in row.seeds}, split=split)
-                           for row in rows for split in SPLITS], ignore_index=True)
+        ranks = pd.concat([part for split in SPLITS for part in _all_ranks(rows, runs, ensembles, split=split)],
+                          ignore_index=True)
         table = _table(ranks, rows, seed=cfg.seed)
         write_table(folder.work / "ranks.parquet", ranks)
         write_table(folder.work / "ablation.parquet", table)
@@ -79,24 +82,28 @@ def ablate(cfg: DictConfig) -> Path:
     return folder.path
 
 
-def _rows(ablation: Mapping[str, Any]) -> list[Row]:
-    """Return the rows that the configuration lists: the recipe, the baseline, then one factor off each."""
-    experiment, baseline = ablation.get("recipe"), ablation.get("baseline")
+def _rows(cfg: DictConfig) -> list[Row]:
+    """Return the rows: the recipe, the baseline, one factor off each, other experiments."""
+    ablation, experiment = plain(cfg.ablation), HydraConfig.get().runtime.choices.get("experiment")
+    baseline = ablation.get("baseline")
     if not experiment or not ablation.get("without"):
-        raise ValueError(f"ablation: expected a recipe and rows without parts of it, got {dict(ablation)}. Choose "
-                         "ablation=<a file of configs/ablation>.")
+        raise ValueError(f"ablation: expected an experiment and rows without parts of it, got experiment={experiment} "
+                         f"and {ablation}. Choose experiment=... and ablation=<a file of configs/ablation>.")
     many, few = (tuple(range(int(ablation[key]))) for key in ("n_seeds", "n_seeds_without"))
-    rows = [Row(FULL, "recipe", experiment, tuple(ablation.get("overrides") or ()), many)]
+    rows = [Row(FULL, str(cfg.label), experiment, (), many)]
     if baseline:
         rows.append(Row(BASELINE, ablation.get("baseline_label") or baseline, baseline, (), many))
     for key, overrides in ablation["without"].items():
-        rows.append(Row(key, key.replace("_", " "), experiment, (*rows[0].overrides, *overrides), few))
+        rows.append(Row(key, key.replace("_", " "), experiment, tuple(overrides), few))
+    for key, other in (ablation.get("others") or {}).items():
+        rows.append(Row(key, key.replace("_", " "), other, (), few))
     return rows
 
 
 def _trained(cfg: DictConfig, row: Row, seed: int) -> tuple[DictConfig, list[FoldRun]]:
     """Run the stages of one training that are not finished; returns its configuration and its folds."""
-    given = [o for o in given_overrides() if not o.lstrip("+").startswith(("ablation", "name=", "seed=", "overwrite="))]
+    given = [o for o in given_overrides() if not o.lstrip("+~").startswith(
+        ("ablation", "experiment=", "name=", "seed=", "overwrite="))]
     name = f"{cfg.name}/{row.key}_seed-{seed}"
     composed = compose(HydraConfig.get().job.config_name,
                        overrides=[f"experiment={row.experiment}", *row.overrides, *given, f"seed={seed}"])
@@ -116,31 +123,78 @@ def _trained(cfg: DictConfig, row: Row, seed: int) -> tuple[DictConfig, list[Fol
     return composed, fold_runs(composed)
 
 
-def _ranks(row: Row, runs: Mapping[int, tuple[DictConfig, list[FoldRun]]], *, split: str) -> pd.DataFrame:
-    """Rank the stimuli of a split for every seed of a row, and for the ensemble of its seeds."""
-    tables, together = [], {}
-    for seed, (config, found) in runs.items():
-        space = config.headline.space
-        predictions = Predictions(outputs(config) / "predictions" / config.name / split / "decoded")
-        for (run, subject), group in predictions.rows.groupby(["run", "subject"], sort=False):
-            ids = sorted(set(group["stimulus_id"]))
-            cache = found[run].caches()[space]
-            true = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32).reshape(len(ids), -1)
-            predicted = predictions.embeddings(space, group.index.to_numpy()).reshape(len(group), -1)
-            scores = similarity(predicted, true, kind="cosine")
-            scale = (scores - scores.mean()) / scores.std()
-            key = (run, subject)
-            together[key] = (group, ids, together[key][2] + scale if key in together else scale)
-            tables.append(_placed(group, ids, scores).assign(row=row.key, seed=seed))
-    if len(runs) > 1:
-        tables += [_placed(*parts).assign(row=f"{row.key}, ensemble", seed=-1) for parts in together.values()]
-    return pd.concat(tables, ignore_index=True).assign(split=split)
+def _ensembles(ablation: Mapping[str, Any], rows: list[Row]) -> dict[str, list[str]]:
+    """Return name -> rows whose similarities are averaged: those of one row with several seeds, and those named."""
+    found = {f"{row.key}, ensemble": [row.key] for row in rows if len(row.seeds) > 1}
+    for name, keys in (ablation.get("ensembles") or {}).items():
+        unknown = sorted(set(keys) - {row.key for row in rows})
+        if unknown:
+            raise ValueError(f"ablation.ensembles: expected rows of {[row.key for row in rows]}, got {unknown}. "
+                             "Correct it.")
+        found[name] = list(keys)
+    return found
 
 
-def _placed(group: pd.DataFrame, ids: list[str], scores: np.ndarray) -> pd.DataFrame:
-    truth = np.searchsorted(ids, group["stimulus_id"])
-    return group[["subject", "stimulus_id", "n_averaged"]].assign(
-        rank=placements(scores, truth, direction="image_from_brain").rank, gallery=len(ids))
+def _all_ranks(rows: list[Row], runs: Mapping[tuple[str, int], tuple[DictConfig, list[FoldRun]]],
+               ensembles: Mapping[str, list[str]], *, split: str) -> Iterator[pd.DataFrame]:
+    """Yield the ranks of every row, seed, fold and subject, then those of the ensembles."""
+    similarities: dict[str, list[_Similarities]] = {}
+    for row in rows:
+        for seed in row.seeds:
+            for part in _similarities(*runs[row.key, seed], split=split):
+                similarities.setdefault(row.key, []).append(part)
+                yield _placed(part).assign(row=row.key, seed=seed, split=split)
+    for name, keys in ensembles.items():
+        together: dict[str, list[_Similarities]] = {}
+        for part in (part for key in keys for part in _row_means(similarities[key])):
+            together.setdefault(part.subject, []).append(part)
+        for parts in together.values():
+            yield _placed(_mean(parts)).assign(row=name, seed=-1, split=split)
+
+
+@dataclass(frozen=True)
+class _Similarities:
+    """``(n, N)`` similarities of the rows of one subject to the stimuli `ids`."""
+
+    subject: str
+    rows: pd.DataFrame
+    ids: list[str]
+    values: np.ndarray
+
+
+def _similarities(config: DictConfig, found: list[FoldRun], *, split: str) -> Iterator[_Similarities]:
+    """Yield the similarities of one trained run, fold by fold and subject by subject."""
+    space = config.headline.space
+    predictions = Predictions(outputs(config) / "predictions" / config.name / split / "decoded")
+    for (run, subject), group in predictions.rows.groupby(["run", "subject"], sort=False):
+        ids = sorted(set(group["stimulus_id"]))
+        cache = found[run].caches()[space]
+        true = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32).reshape(len(ids), -1)
+        predicted = predictions.embeddings(space, group.index.to_numpy()).reshape(len(group), -1)
+        yield _Similarities(str(subject), group.sort_values("stimulus_id"), ids,
+                            similarity(predicted, true, kind="cosine")[np.argsort(group["stimulus_id"].to_numpy())])
+
+
+def _row_means(parts: list[_Similarities]) -> list[_Similarities]:
+    """Return the mean over the seeds of a row, one for each subject."""
+    return [_mean([part for part in parts if part.subject == subject])
+            for subject in dict.fromkeys(part.subject for part in parts)]
+
+
+def _mean(parts: list[_Similarities]) -> _Similarities:
+    """Return the mean of standardised similarities of the same rows; each query's are standardised alone."""
+    first = parts[0]
+    total = np.zeros_like(first.values, dtype=np.float64)
+    for part in parts:
+        assert list(part.rows["stimulus_id"]) == list(first.rows["stimulus_id"]), "members rank the same rows"
+        total += (part.values - part.values.mean(axis=1, keepdims=True)) / part.values.std(axis=1, keepdims=True)
+    return _Similarities(first.subject, first.rows, first.ids, total / len(parts))
+
+
+def _placed(part: _Similarities) -> pd.DataFrame:
+    truth = np.searchsorted(part.ids, part.rows["stimulus_id"])
+    rank = placements(part.values, truth, direction="image_from_brain").rank
+    return part.rows[["subject", "stimulus_id", "n_averaged"]].assign(rank=rank, gallery=len(part.ids))
 
 
 def _table(ranks: pd.DataFrame, rows: list[Row], *, seed: int) -> pd.DataFrame:
@@ -148,12 +202,11 @@ def _table(ranks: pd.DataFrame, rows: list[Row], *, seed: int) -> pd.DataFrame:
     rng, lines = np.random.default_rng([seed, 12]), []
     labels = {row.key: row.label for row in rows}
     for (split, key), group in ranks.groupby(["split", "row"], sort=False):
-        base = key.removesuffix(", ensemble")
         full = ranks[(ranks["split"] == split) & (ranks["row"] == FULL)]
         for k in (1, 5):
             hits = group.assign(hit=(group["rank"] <= k).astype(float))
             low, high = bootstrap(hits["hit"].to_numpy(), hits["stimulus_id"].to_numpy(), generator=rng)
-            line = {"row": key, "label": labels[base] + key[len(base):], "split": split, "metric": f"top{k}",
+            line = {"row": key, "label": labels.get(key, key), "split": split, "metric": f"top{k}",
                     "value": hits["hit"].mean(), "low": low, "high": high, "n_seeds": hits["seed"].nunique(),
                     "seed_sd": hits.groupby("seed")["hit"].mean().std(), "gallery": int(group["gallery"].iloc[0]),
                     "repetitions": group["n_averaged"].median()}

@@ -170,9 +170,9 @@ class MemberScores:
 
     def _embeddings(self, predictions: Predictions) -> Callable[[np.ndarray, list[str]], dict[str, Any]]:
         def parts(places: np.ndarray, ids: list[str]) -> dict[str, Any]:
-            gallery = {}
+            gallery, caches = {}, self._caches(predictions.rows, places)
             for space in predictions.specs:
-                cache = self._cache(space, runs=set(predictions.rows["run"].to_numpy()[places]))
+                cache = caches[space]
                 gallery[space] = np.asarray(cache.array[cache.rows(ids)], dtype=np.float32)
                 if (space, tuple(ids)) not in self._checked:
                     check_gallery(gallery[space], spec=cache.spec, stimulus_ids=ids, study=self.prepared.name)
@@ -181,20 +181,21 @@ class MemberScores:
                     "embeddings": {space: predictions.embeddings(space, places) for space in predictions.specs}}
         return parts
 
-    def _cache(self, space: str, *, runs: set[int]) -> EmbeddingCache:
-        """Return the true embeddings that predictions of some folds are compared with.
+    def _caches(self, rows: pd.DataFrame, places: np.ndarray) -> dict[str, EmbeddingCache]:
+        """Return the true embeddings of every space that the predictions at some places of `rows` are compared with.
 
         Raises
         ------
         ValueError
-            If these folds have each learned a view of the space, so that their predictions are of different spaces.
+            If they are of several folds that have each learned a view of a space, so that they do not compare.
         """
-        found = {self.caches[run][space].folder: self.caches[run][space] for run in sorted(runs)}
-        if len(found) > 1:
-            raise ValueError(f"{self.name}, space {space!r}: expected the predictions of one subject to be of one "
-                             f"space, got those of {len(found)} folds, of which each has learned a space of its own. "
-                             "Score the folds one by one (run=<folder of a fold>), or choose a head that learns none.")
-        return next(iter(found.values()))
+        runs = sorted(set(rows["run"].to_numpy()[places])) if "run" in rows else [0]
+        for space in self.caches[runs[0]]:
+            if (n := len({self.caches[run][space].folder for run in runs})) > 1:
+                raise ValueError(f"{self.name}, space {space!r}: expected the predictions of one subject to be of one "
+                                 f"space, got those of {n} folds, of which each has learned a space of its own. Score "
+                                 "the folds one by one (run=<folder of a fold>), or choose a head that learns none.")
+        return self.caches[runs[0]]
 
     def _images(self, made: Reconstructions) -> Callable[[np.ndarray, list[str]], dict[str, Any]]:
         return lambda places, ids: {
@@ -232,7 +233,7 @@ class MemberScores:
         for metric in self.metrics.values():
             if not _fits(metric, decoded, of=output.of):
                 continue
-            shown = of_concepts(decoded, study=self.prepared, caches=self.caches) if getattr(
+            shown = of_concepts(decoded, study=self.prepared, caches=self._caches(output.rows, places)) if getattr(
                 metric, "of_concepts", False) else decoded
             table = metric.score(shown).assign(**labels, transductive=metric.transductive)
             if "proportion" not in table:  # a metric may tell it line by line
