@@ -45,14 +45,13 @@ def ablate(cfg: DictConfig) -> Path:
     """Train every row of ``ablation`` with its seeds and rank the stimuli; writes and returns ``ablations/<name>``.
 
     Each row is the experiment with some overrides, composed anew; ``baseline`` and ``others`` are other experiments
-    on the same data. Every training is a run like any other (``train/<name>/<row>_seed-<s>``), so an interrupted ablation goes on
-    with what is missing. ``ranks.parquet`` has the rank of
-    the seen stimulus for every row, seed, subject and stimulus; ``ablation.parquet`` the accuracies with bootstrap
-    intervals over stimuli, and the differences to the full recipe, paired by subject and stimulus (of the first seed
-    where both have more); ``ablation.png`` and ``report.html`` show them. Rows with several seeds have one line more,
-    "<row>, ensemble": the mean of their standardised similarities; ``ensembles`` names some of several rows, each
-    row's seeds together. What helps is to be judged by the validation column;
-    the test column is there for the paper.
+    on the same data. Every training is a run like any other (``train/<name>/<row>_seed-<s>``), so an interrupted
+    ablation goes on with what is missing. ``ranks.parquet`` has the rank of the seen stimulus for every row, seed,
+    subject and stimulus; ``ablation.parquet`` the accuracies with bootstrap intervals over stimuli, and the
+    differences to the full recipe, paired by subject and stimulus over the seeds that both have; ``ablation.png`` and
+    ``report.html`` show them. Rows with several seeds have one line more, "<row>, ensemble": the mean of their
+    standardised similarities; ``ensembles`` names some of several rows, each row's seeds together. What helps is to be
+    judged by the validation column; the test column is there for the paper.
 
     Raises
     ------
