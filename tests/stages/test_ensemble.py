@@ -81,7 +81,7 @@ def test_messages(members):
     spaces = json.loads((folder / "spaces.json").read_text())
     spaces["pixels"]["spec"]["uid"] = "another"
     (folder / "spaces.json").write_text(json.dumps(spaces))
-    with pytest.raises(ValueError, match=r"expected the spaces of 'a' \(\['pixels'\]\) in 'b', got .* other weights"):
+    with pytest.raises(ValueError, match=r"'pixels': expected the same weights and shape in .*another"):
         ensemble(OmegaConf.merge(cfg, {"name": "third"}))
     work = open_folder(root / "predictions" / "c" / "decoded", stage="predict", config={}, inputs={})
     write_array(work.work / "pixels.npy", np.zeros((48, 8, 8, 3), dtype="float32"))

@@ -49,6 +49,30 @@ def test_later_stages_compare_with_what_the_head_has_learned_to_see(command, tmp
     assert "finished already" in run(command, "predict", f"run={fold.parent}")
 
 
+@pytest.mark.slow
+def test_an_ensemble_of_learned_spaces_scores_by_the_mean_of_their_cosines(command, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        run(command, "pipeline", "experiment=scenes_eeg/recipe", *SMALL, *FAST, f"name={name}", f"seed={seed}",
+            "conditions=[decoded]")
+    run(command, "ensemble", "runs=[a,b]", "name=both", "label=both", "conditions=[decoded]")
+    outputs = tmp_path / "outputs"
+    cosines = {}
+    for name in ("a", "b", "both"):
+        fold = outputs / "train" / name / "fold-0_seed-0" if name != "b" else outputs / "train/b/fold-0_seed-1"
+        paths = json.loads((fold / "manifest.json").read_text())["paths"]
+        cache = EmbeddingCache(outputs / paths["learned"]["layers"])
+        predictions = Predictions(outputs / "predictions" / name / "decoded")
+        found, true = predictions.embeddings("layers"), np.asarray(cache.array)
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, true)]
+        cosines[name] = unit[0] @ unit[1].T
+    trials = pd.read_parquet(outputs / paths["prepared"] / "trials.parquet")
+    shown = cache.rows(sorted(set(trials.loc[trials["split"] == "train", "stimulus_id"])))
+    expected = sum(cosines[name] / cosines[name][:, shown].std(axis=1, keepdims=True) for name in ("a", "b"))
+    both = cosines["both"]
+    factor = (both * expected).sum(1, keepdims=True) / (expected**2).sum(1, keepdims=True)  # of each query's own
+    np.testing.assert_allclose(both, factor * expected, atol=1e-5)
+
+
 def test_one_factor_off(command, tmp_path):
     settings = [*SMALL, *FAST, "name=quick", "ablation.n_seeds=2", "ablation.baseline=null", "~ablation.others",
                 "~ablation.without", "+ablation.without={single_trials:['trainer.repetitions=single']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from brain2img.artifacts import ArrayWriter, Predictions, open_folder, read_manifest
+from brain2img.artifacts import ArrayWriter, EmbeddingCache, Predictions, open_folder, read_manifest
 from brain2img.data.dataset import chunks
 from brain2img.stages.build import plain
 from brain2img.stages.predict import shuffled_view
+from brain2img.stages.train import LEARNED
 from brain2img.stages.workspace import FoldRun, conditions, fold_order, outputs, relative
 
 log = logging.getLogger(__name__)
@@ -24,8 +26,12 @@ ROWS = ["subject", "stimulus_id", "n_averaged", "run"]
 def ensemble(cfg: DictConfig) -> list[Path]:
     """Average the L2-normalised predictions of ``runs``; one folder ``predictions/<name>/<condition>`` each.
 
-    Members are runs of different seeds, decoders or recipes that decode the same rows into the same spaces; the cosine
-    to the mean is, up to a factor, the mean of the cosines to the members. Conditions that all of them have are
+    Members are runs of different seeds, decoders or recipes that decode the same rows into spaces of the same names.
+    Where a space is the same for all, predictions are averaged: the cosine to the mean is, up to a factor, the mean of
+    the cosines to the members. Where each has learned a space of its own, predictions and true embeddings of length 1
+    are put one after the other, so that the cosine is the mean of the members' cosines; every prediction is divided by
+    the standard deviation of its cosines to the training stimuli first, so that members with larger cosines do not
+    outweigh the others. Conditions that all of them have are
     averaged; "shuffled" pairs the mean anew. ``train/<name>`` stands for the members' runs: it holds what later stages
     ask of a run (study, splits, scaling of the first), and no weights.
 
@@ -60,33 +66,57 @@ def ensemble(cfg: DictConfig) -> list[Path]:
         if condition == "shuffled":
             shuffled_view(folder.work, base / cfg.name / "decoded")
         else:
-            _average(folder.work, members)
+            _average(folder.work, members, runs={name: list(_folds(p, outputs(cfg))) for name, p in found.items()})
         manifest = next(iter(found.values())).manifest
         folder.finish(condition=condition, label=str(cfg.label), run=relative(run, outputs(cfg)),
                       study_name=manifest["study_name"])
     return folders
 
 
-def _average(folder: Path, members: Mapping[str, Predictions]) -> None:
-    """Write the mean of the members' predictions, each of length 1."""
+def _average(folder: Path, members: Mapping[str, Predictions], *, runs: Mapping[str, list[FoldRun]]) -> None:
+    """Write the mean of the members' predictions, each of length 1, or put those of different spaces together."""
     (first_name, first), *others = members.items()
     for name, other in others:
         if not first.rows[ROWS].equals(other.rows[ROWS]):
             raise ValueError(f"ensemble: expected the rows of {first_name!r} ({len(first.rows)}) in {name!r}, got "
                              f"others ({len(other.rows)}). Average runs of one study, split and protocol.")
-        uids = [{space: (spec.uid, spec.shape) for space, spec in p.specs.items()} for p in (first, other)]
-        if uids[0] != uids[1]:
+        if set(first.specs) != set(other.specs):
             raise ValueError(f"ensemble: expected the spaces of {first_name!r} ({sorted(first.specs)}) in {name!r}, "
-                             f"got others ({sorted(other.specs)}), or of other weights. Average runs of the same "
-                             "spaces.")
-    writer = ArrayWriter(folder, {space: ((len(first.rows), *spec.shape), "float32")
-                                  for space, spec in first.specs.items()})
+                             f"got others ({sorted(other.specs)}). Average runs of the same spaces.")
+    learned = {space for folds in runs.values() for run in folds for space in run.learned}
+    for space in first.specs:
+        kinds = {(p.specs[space].uid, p.specs[space].shape) for p in members.values()}
+        if space not in learned and len(kinds) > 1:
+            raise ValueError(f"ensemble, space {space!r}: expected the same weights and shape in {list(members)}, got "
+                             f"{sorted(map(str, kinds))}. Average runs of the same spaces.")
+    specs = dict(first.specs)
+    for space in learned:
+        size = sum(p.specs[space].size for p in members.values())
+        specs[space] = dataclasses.replace(specs[space], shape=(size,), parts={})
+    spreads = {(name, space): _spreads(p, runs[name], space) for name, p in members.items() for space in learned}
+    writer = ArrayWriter(folder, {space: ((len(first.rows), *spec.shape), "float32") for space, spec in specs.items()})
     for part in chunks(len(first.rows), 256):
         if part[0] >= writer.done:
-            writer.write({space: np.mean([_unit(p.embeddings(space, np.array(part))) for p in members.values()], axis=0)
-                          for space in first.specs})
+            rows = np.array(part)
+            units = {space: [_unit(p.embeddings(space, rows)) for p in members.values()] for space in specs}
+            writer.write({space: np.mean(values, axis=0) if space not in learned else np.concatenate(
+                [x.reshape(len(x), -1) / spreads[name, space][rows][:, None]
+                 for name, x in zip(members, values, strict=True)], axis=1) for space, values in units.items()})
     writer.close()
-    Predictions.write(folder, rows=first.rows.drop(columns="array_row"), specs=first.specs)
+    Predictions.write(folder, rows=first.rows.drop(columns="array_row"), specs=specs)
+
+
+def _spreads(predictions: Predictions, folds: list[FoldRun], space: str) -> np.ndarray:
+    """Return the standard deviation of every prediction's cosines to the training stimuli of its fold, ``(n,)``."""
+    found = np.empty(len(predictions.rows), dtype=np.float32)
+    for run, group in predictions.rows.groupby("run"):
+        data = folds[int(run)].data()
+        true = _unit(data.training_targets(space).reshape(-1, predictions.specs[space].size))
+        for part in chunks(len(group), 256):
+            rows = group.index.to_numpy()[part]
+            cosines = _unit(predictions.embeddings(space, rows).reshape(len(rows), -1)) @ true.T
+            found[rows] = cosines.std(axis=1)
+    return np.where(found > 0, found, 1.0)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -110,11 +140,25 @@ def _run(cfg: DictConfig, members: Mapping[str, Predictions]) -> Path:
             continue
         for file in first.folder.glob("normalisation*"):
             shutil.copy(file, mine.work / file.name)
+        paths = {**manifest["paths"], "learned": {}}
+        for space in sorted({space for folds in runs.values() for space in folds[place].learned}):
+            members_caches = [folds[place].caches()[space] for folds in runs.values()]
+            _together(mine.work / LEARNED / space, members_caches)
+            paths["learned"][space] = relative(folder / first.folder.name / LEARNED / space, root)
         kept = ("study", "study_name", "later", "fold", "seed", "split_seed", "held_out", "subjects", "unseen",
-                "splits", "paths", "n_fold_runs")
-        mine.finish(**{key: manifest[key] for key in kept if key in manifest}, name=str(cfg.name),
+                "splits", "n_fold_runs")
+        mine.finish(**{key: manifest[key] for key in kept if key in manifest}, paths=paths, name=str(cfg.name),
                     label=str(cfg.label), members=list(runs))
     return folder
+
+
+def _together(folder: Path, caches: list[EmbeddingCache]) -> None:
+    """Write the true embeddings of several learned spaces, each of length 1, one after the other."""
+    first = caches[0]
+    parts = [_unit(np.asarray(c.array[c.rows(first.stimulus_ids)], dtype=np.float32)) for c in caches]
+    joined = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    EmbeddingCache.write_view(folder, of=first, view=lambda _: joined, chunk=len(joined), spec=dataclasses.replace(
+        first.spec, shape=(joined.shape[1],), parts={}))
 
 
 def _folds(predictions: Predictions, root: Path) -> Iterator[FoldRun]:

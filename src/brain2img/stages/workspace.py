@@ -140,6 +140,11 @@ class FoldRun:
                              "Train the run again with overwrite=true.")
         return study
 
+    @property
+    def learned(self) -> list[str]:
+        """Names of the spaces of which its heads have learned a view."""
+        return list(self.manifest["paths"].get("learned", {}))
+
     def caches(self, *, learned: bool = True) -> dict[str, EmbeddingCache]:
         """Return the true embeddings of every space: as its heads have learned to see them, or as they are."""
         paths = self.manifest["paths"]
