@@ -129,8 +129,8 @@ class ScalingLaw:
         wanted = float(_linked(np.array([target]), link=self.link, n=None)[0])
         amounts = [_reached(wanted, *line) for line in (self.coefficients, *self.draws)]
         # no interpolation between draws: some may be infinite
-        low, high = (float(np.quantile(amounts[1:], q, method=method)) for q, method in
-                     (((1 - confidence) / 2, "lower"), ((1 + confidence) / 2, "higher")))
+        ordered, edge = np.sort(amounts[1:]), (1 - confidence) / 2 * (len(amounts) - 2)
+        low, high = float(ordered[int(np.floor(edge))]), float(ordered[int(np.ceil(len(ordered) - 1 - edge))])
         return amounts[0], low, high
 
 

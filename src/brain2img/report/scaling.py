@@ -85,16 +85,13 @@ def _fits(table: pd.DataFrame) -> list[list[str]]:
     lines = []
     for p in table.itertuples():
         cells = [str(p.hardware), metric_label(str(p.metric))]
-        if p.n_points < 2:
+        if p.n_points < 3:
             lines.append([*cells, "no law: too few points between chance and ceiling", *[""] * 7])
             continue
         for name in ("intercept", "slope"):
             value, low, high = (getattr(p, f"{name}{end}") for end in ("", "_low", "_high"))
             cells.append(f"{value:.3f} [{low:.3f} to {high:.3f}]")
         cells += [number(p.r2, metric="r2"), f"{p.n_points} of {p.n_points + p.left_out}"]
-        if p.n_points < 3:
-            lines.append([*cells, "–", "–", "–", "–"])
-            continue
         metric = str(p.metric)
         lines.append([*cells, f"{p.held_out:,.0f}", f"{number(p.foretold, metric=metric)} "
                       f"[{interval(p.foretold_low, p.foretold_high, metric=metric)}]",
@@ -139,7 +136,8 @@ def figure(tables: Mapping[str, pd.DataFrame], *, axis: str) -> bytes:
                         continue
                     value = 100 * some["value"].to_numpy()
                     around = np.maximum(0, [value - 100 * some["low"], 100 * some["high"] - value])
-                    ax.errorbar(some["amount"], value, yerr=around, fmt=marker, ms=4.5, lw=1.2, color=colour,
+                    beside = some["amount"] * 2 ** (0.13 * (i - (len(hardware) - 1) / 2))  # none hides another
+                    ax.errorbar(beside, value, yerr=around, fmt=marker, ms=4.5, lw=1.2, color=colour,
                                 mfc="white" if hollow else colour)
                 ax.plot([], [], marker=marker, color=colour, label=name)
                 law = laws[(laws["hardware"] == name) & (laws["metric"] == metric)].sort_values("amount") \

@@ -30,6 +30,8 @@ from brain2img.stages.workspace import FoldRun, fold_runs, outputs, prepared_fol
 log = logging.getLogger(__name__)
 METRICS = ("top1", "top5", "two_way")
 AXES = ("trials", "subjects")
+MIN_POINTS = 3
+"""Fewest points of a law: two fit any line, and nothing would be left to check it by."""
 SETTINGS = ("channels", "exclude_channels", "added_noise", "allow_mixed_channels")
 """What hardware may say of ``data``."""
 
@@ -225,7 +227,7 @@ def tabulated(ranks: pd.DataFrame, settings: Mapping[str, Any], *, seed: int,
         drawn = resampled_means(cells, generator=rng)
         kept = np.flatnonzero(settings["use_flagged"] | (points["flag"] == "").to_numpy())
         line = {**key, "link": settings["link"], "n_points": len(kept), "left_out": len(points) - len(kept)}
-        if len(kept) < 2:
+        if len(kept) < MIN_POINTS:
             tables["fits"].append(line)
             continue
 
@@ -238,8 +240,9 @@ def tabulated(ranks: pd.DataFrame, settings: Mapping[str, Any], *, seed: int,
         law = fit(kept)
         tables["fits"].append({**line, **_described(law), **_held_out(fit, kept, points, drawn)})
         for amount in [*points["amount"], *(settings["extrapolate"] or [])]:
-            value, low, high = law.at(np.array([amount]), beyond=True)  # how far is checked by what was measured
-            tables["extrapolated"].append({**key, "amount": amount, "value": value[0], "low": low[0], "high": high[0],
+            band = law.at(np.array([amount]), beyond=True)  # how far is checked by what was measured
+            tables["extrapolated"].append({**key, "amount": amount, **{name: float(x[0]) for name, x in
+                                              zip(("value", "low", "high"), band, strict=True)},
                                            "extrapolation": bool(amount > law.largest)})
         for target in settings["needed"] or []:
             if target > chance:
@@ -265,8 +268,6 @@ def _described(law: ScalingLaw) -> dict[str, float]:
 
 def _held_out(fit: Any, kept: np.ndarray, points: pd.DataFrame, drawn: np.ndarray) -> dict[str, Any]:
     """Foretell the largest amount of the fit from the others: value, band, and whether the measured one agrees."""
-    if len(kept) < 3:
-        return {}
     last, law = kept[-1], fit(kept[:-1])
     at = points["amount"].to_numpy()[[last]]
     value, low, high = (float(x[0]) for x in law.at(at, beyond=True))
