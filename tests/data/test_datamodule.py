@@ -275,6 +275,42 @@ def test_whitened_signals_refuse_channel_subsets():
     assert FittedNormalisation(Normalisation(channels=["a"], allow_mixed_channels=True), spec=spec).spec.n_channels == 1
 
 
+def test_added_noise_has_its_size_and_is_the_same_every_time_for_training_and_test(toy):
+    plain, noisy = (toy(modality="eeg", n_channels=5, n_times=200, normalisation={"scale": "none", "added_noise": a})
+                    for a in (0.0, 0.5))
+    rows = [[r] for r in range(0, 120, 4)]
+    clean, got = (data.signals("sub-01", rows) for data in (plain, noisy))
+    added = got - clean
+    train = plain.trials[(plain.trials["subject"] == "sub-01") & (plain.trials["split"] == "train")]["row"]
+    deviation = plain.signals("sub-01", [[r] for r in train]).std(axis=(0, 2))
+    np.testing.assert_allclose(added.std(axis=(0, 2)) / deviation, 0.5, rtol=0.05)
+    assert np.abs(np.corrcoef(added.reshape(len(rows), -1)) - np.eye(len(rows))).max() < 0.15, "anew in each trial"
+    np.testing.assert_array_equal(noisy.signals("sub-01", rows[3:5]), got[3:5])
+    other = noisy.signals("sub-02", rows) - plain.signals("sub-02", rows)
+    assert abs(np.corrcoef(other.ravel(), added.ravel())[0, 1]) < 0.05
+    subset = toy(modality="eeg", n_channels=5, n_times=200, normalisation={"added_noise": 0.5, "scale": "subject"})
+    x = subset.signals("sub-01", [[r] for r in train])
+    np.testing.assert_allclose(x.std(axis=(0, 2)), 1, rtol=1e-3)  # statistics know of the noise
+
+
+def test_added_noise_survives_a_saved_run(toy, tmp_path):
+    settings = {"modality": "eeg", "n_channels": 5, "n_times": 40, "normalisation": {"added_noise": 1.0}}
+    fitted, loaded = toy(**settings), toy(**settings)
+    fitted.save_normalisation(tmp_path)
+    loaded.load_normalisation(tmp_path)
+    np.testing.assert_array_equal(fitted.signals("sub-02", [[3]]), loaded.signals("sub-02", [[3]]))
+
+
+def test_whitened_signals_refuse_added_noise():
+    spec = SignalSpec(subject="s", modality="eeg", units="V", n_channels=2, n_times=5, sfreq=100.0,
+                      ch_names=("a", "b"), whitened=True)
+    with pytest.raises(ValueError, match=r"expected data.added_noise=0, because the published files are whitened"):
+        FittedNormalisation(Normalisation(added_noise=0.5), spec=spec)
+    FittedNormalisation(Normalisation(added_noise=0.5, allow_mixed_channels=True), spec=spec)
+    with pytest.raises(ValueError, match=r"data.added_noise: expected 0 or more standard deviations, got -1"):
+        Normalisation(added_noise=-1)
+
+
 @pytest.mark.parametrize(("value", "word"), [(0.0, "constant"), (np.nan, "NaN or infinite")])
 def test_bad_channels_are_named_before_training(value, word):
     spec = SignalSpec(subject="s7", modality="eeg", units="V", n_channels=2, n_times=5, sfreq=100.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,12 @@ class Normalisation:
     min_trials
         Fewest training trials from which statistics of one session are taken.
     allow_mixed_channels
-        Allow a subset of channels of signals that are already whitened, where every channel holds a mixture.
+        Allow a subset of channels, or added noise, of signals that are already whitened, where every channel holds a
+        mixture.
+    added_noise
+        Standard deviation of white Gaussian noise that is added to every channel before anything else, relative to the
+        channel's over the trials that statistics are fitted on: what worse sensors would have recorded. It depends on
+        the subject and the row of the trial alone, so that it is the same in every epoch, and in training and test.
     """
 
     window: tuple[float, float] | None = None
@@ -68,6 +74,7 @@ class Normalisation:
     clip: float | None = 20.0
     min_trials: int = 20
     allow_mixed_channels: bool = False
+    added_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scale not in ("session", "subject", "none"):
@@ -77,6 +84,9 @@ class Normalisation:
             if getattr(self, name) not in known:
                 raise ValueError(f"data.{name}: expected one of {known}, got {getattr(self, name)!r}. Choose one of "
                                  "these.")
+        if not 0 <= self.added_noise < np.inf:
+            raise ValueError(f"data.added_noise: expected 0 or more standard deviations, got {self.added_noise}. "
+                             "Correct it.")
 
 
 def ledoit_wolf(x: np.ndarray, *, standardised: bool = False) -> np.ndarray:
@@ -173,6 +183,10 @@ class FittedNormalisation:
         if spec.whitened and subset and not config.allow_mixed_channels:
             raise ValueError(f"{what}: expected all channels, because the published files are whitened and every "
                              "channel is a mixture, got a subset. Use all, or set data.allow_mixed_channels=true.")
+        if spec.whitened and config.added_noise and not config.allow_mixed_channels:
+            raise ValueError(f"{what}: expected data.added_noise=0, because the published files are whitened and noise "
+                             f"of sensors would have been mixed, got {config.added_noise:g}. Use 0, or set "
+                             "data.allow_mixed_channels=true.")
         self.places = channel_indices(spec.ch_names, n=spec.n_channels, keep=config.channels,
                                       exclude=list(config.exclude_channels), subject=spec.subject)
         if config.rois is not None:
@@ -194,12 +208,23 @@ class FittedNormalisation:
 
     def _raw(self, signals: np.ndarray | StoredRows, rows: np.ndarray) -> np.ndarray:
         x = np.asarray(signals[rows], dtype=np.float32)
-        return x[:, :, self.samples] if self._all_channels else x[:, self.places, self.samples]
+        x = x[:, :, self.samples] if self._all_channels else x[:, self.places, self.samples]
+        return self._noisy(x.copy(), rows) if "noise" in self.state else x
+
+    def _noisy(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Add the sensor noise of each trial to `x` ``(n, C, T)`` in place, where there is any; returns it."""
+        if "noise" in self.state:
+            subject = zlib.crc32(self.spec.subject.encode())
+            for trial, row in zip(x, rows.tolist(), strict=True):
+                drawn = np.random.default_rng([57, subject, row]).standard_normal(trial.shape, dtype=np.float32)
+                trial += self.state["noise"] * drawn
+        return x
 
     def _read(self, signals: np.ndarray | StoredRows, rows: np.ndarray, *, out: np.ndarray) -> None:
         """Read channels and samples of trials into `out` ``(n, C, T)`` float32."""
         if isinstance(signals, StoredRows) and self._all_channels and out.shape[1:] == signals.shape[1:]:
             signals.read(rows, out=out)
+            self._noisy(out, rows)
         else:
             out[...] = self._raw(signals, rows)
 
@@ -226,6 +251,12 @@ class FittedNormalisation:
         if self.config.scale != "session" and not self.config.noise_normalise:
             names = [POOLED]
         self.state = {"sessions": np.array(names)}
+        if self.config.added_noise:
+            clean = _Moments()
+            for rows in by_session.values():
+                for start in range(0, len(rows), CHUNK):
+                    clean = clean.merged(_Moments.of(self._raw(signals, rows[start:start + CHUNK])))
+            self.state["noise"] = (self.config.added_noise * clean.std[:, None]).astype(np.float32)
         if self.config.noise_normalise:
             self.state["whitening"] = self._whitening(signals, by_session, names)
         finite = self._finite.of(signals)

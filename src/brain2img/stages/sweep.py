@@ -11,6 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig, open_dict
 
 from brain2img.artifacts import open_folder, read_manifest, write_table
+from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.data.trials import seconds_per_trial
 from brain2img.decoders.training import read_checkpoint
@@ -98,8 +99,26 @@ def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -
 
 
 def _ranks(run: FoldRun, *, space: str, split: str, batch_size: int) -> pd.DataFrame:
-    """Rank the stimuli of a split for one trained model, repetitions averaged."""
+    """Rank the stimuli of a split for one trained model, with what it was trained on and how it was chosen."""
     data = run.data()
+    found = placed(run, data, space=space, split=split, batch_size=batch_size)
+    used = data.trials[data.trials["split"] == "train"]
+    seconds = seconds_per_trial(data.trials)
+    facts = read_checkpoint(run.folder / "best.ckpt")
+    return found.assign(
+        fold=run.manifest["fold"], seed=run.manifest["seed"], trials=len(used),
+        minutes=np.nan if seconds is None else len(used) * seconds / 60, monitor=facts.get("monitor"),
+        validation=facts.get("score"))
+
+
+def placed(run: FoldRun, data: BrainData, *, space: str, split: str, batch_size: int) -> pd.DataFrame:
+    """Return subject, stimulus_id, n_averaged, gallery and rank of a split's stimuli, repetitions averaged.
+
+    Raises
+    ------
+    ValueError
+        If the split has no trials.
+    """
     decoder, items = run.decoder(data), data.items(split)
     if items.empty:
         raise ValueError(f"run {run.folder}: expected trials in split {split!r}, got none. Choose another "
@@ -110,13 +129,7 @@ def _ranks(run: FoldRun, *, space: str, split: str, batch_size: int) -> pd.DataF
     true = data.target(space, ids).reshape(len(ids), -1)
     truth = np.searchsorted(ids, items["stimulus_id"])
     rank = placements(similarity(predicted, true, kind="cosine"), truth, direction="image_from_brain").rank
-    used = data.trials[data.trials["split"] == "train"]
-    seconds = seconds_per_trial(data.trials)
-    facts = read_checkpoint(run.folder / "best.ckpt")
-    return items[["subject", "stimulus_id", "n_averaged"]].assign(
-        fold=run.manifest["fold"], seed=run.manifest["seed"], trials=len(used), gallery=len(ids), rank=rank,
-        minutes=np.nan if seconds is None else len(used) * seconds / 60, monitor=facts.get("monitor"),
-        validation=facts.get("score"))
+    return items[["subject", "stimulus_id", "n_averaged"]].assign(gallery=len(ids), rank=rank)
 
 
 def _table(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
