@@ -51,5 +51,5 @@ def test_noise_is_called_above_chance_as_often_as_alpha_says():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"expected finite scores of 2 units or more in 2 windows or more, got an array"):
+    with pytest.raises(ValueError, match="expected finite scores of 2 units or more"):
         clusters_above(np.zeros((1, 5)), chance=0.5, seed=0)
