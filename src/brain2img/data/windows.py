@@ -74,7 +74,7 @@ def region_channels(specs: Sequence[SignalSpec]) -> dict[str, list[str]]:
     names = [name for name in specs[0].ch_names if all(name in spec.ch_names for spec in specs)]
     if specs[0].modality == "meg":
         initials = {name[0].upper(): name for name in REGIONS}
-        of = {name: initials[found[1]] for name in names if (found := CTF.match(name))}
+        of = {name: initials[match[1]] for name in names if (match := CTF.match(name))}
     else:
         of = {channel: region for region, channels in REGIONS.items() for channel in channels.split()}
     found = {region: [name for name in names if of.get(name) == region] for region in REGIONS}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.metrics.cluster_permutation import FEWEST, clusters_above
-from brain2img.metrics.intervals import Resampler, bootstrap, paired_difference, quantiles
+from brain2img.metrics.intervals import Resampler, by_stimulus, quantiles
 
 METRICS = ("top1", "top5", "two_way")
 MEAN = "mean"
@@ -35,22 +35,23 @@ def table_of(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """
     everyone = pd.concat([ranks, ranks.assign(subject=MEAN)]) if ranks["subject"].nunique() > 1 else ranks
     lines = []
+    resampler = Resampler(np.random.default_rng([seed, 11]))  # the same resamples for all parts
     whole = {key: group for key, group in everyone[everyone["kind"] == "whole"].groupby(["space", "subject"])}
     for key, group in everyone.groupby([*PART, "subject"], sort=False, dropna=False):
         facts = dict(zip([*PART, "subject"], key, strict=True))
         stimuli = group["stimulus_id"].to_numpy()
         for metric in METRICS:
-            rng = np.random.default_rng([seed, 11])  # the same resamples for all parts
             values = group[metric].to_numpy()
-            low, high = bootstrap(values, stimuli=stimuli, generator=rng)
+            low, high = quantiles(resampler.means(by_stimulus(values, stimuli).to_numpy()), confidence=0.95)
             chance = {"top1": 1, "top5": 5}.get(metric, 0) / group["gallery"].mean() or 0.5
             line = {**facts, "metric": metric, "value": values.mean(), "low": low, "high": high, "chance": chance,
                     "gallery": int(group["gallery"].max())}
             if facts["kind"] == "sensor":
                 of = whole[facts["space"], facts["subject"]]
                 assert (of["stimulus_id"].to_numpy() == stimuli).all(), "all parts rank the same stimuli in one order"
-                line["drop"], line["drop_low"], line["drop_high"] = paired_difference(
-                    of[metric].to_numpy(), values, stimuli, generator=np.random.default_rng([seed, 11]))
+                lost = by_stimulus(of[metric].to_numpy() - values, stimuli).to_numpy()
+                line["drop"] = lost.mean()
+                line["drop_low"], line["drop_high"] = quantiles(resampler.means(lost), confidence=0.95)
             lines.append(line)
     return pd.DataFrame(lines)
 

@@ -193,12 +193,11 @@ def _regions(shown: pd.DataFrame, spec: SignalSpec, regions: Mapping[str, Sequen
         of = table[table["space"] == space].set_index("name").loc[names]
         x = np.arange(len(names)) + 0.8 * ((i + 0.5) / len(spaces) - 0.5)
         value, low, high = (100 * of[key].to_numpy() for key in ("value", "low", "high"))
-        ax.bar(x, value, width=0.8 / len(spaces), color=PALETTE[i % len(PALETTE)], label=space)
+        ax.bar(x, value - 50, bottom=50, width=0.8 / len(spaces), color=PALETTE[i % len(PALETTE)], label=space)
         ax.errorbar(x, value, yerr=np.maximum([value - low, high - value], 0), fmt="none", ecolor="#333333", lw=1)
     ax.axhline(50, color="#333333", ls="--", lw=1, label="chance")
     ax.set_xticks(range(len(names)), [f"{n}\n({len(regions[n]) if n in regions else spec.n_channels})" for n in names])
     ax.set(ylabel="two-way (%)", title="Regions (number of channels)")
-    ax.set_ylim(bottom=min(45, ax.get_ylim()[0] if table["value"].min() < 0.45 else 45))
     ax.legend(loc="upper right", ncols=2)
     if maps:
         here = spec.select(np.array(inside))

@@ -54,10 +54,10 @@ def windows(cfg: DictConfig) -> Path:
     """Decode a trained M/EEG run's test stimuli from every window and region; writes and returns ``windows/<name>``.
 
     `windows.how`: "train" trains the run's own decoder anew for each, on that window or those channels alone;
-    "ridge" fits ridge in its place. Every such decoder is a run under ``train/<name>/windows``, resumed like any other.
-    Whitening and scaling are fitted within the window, too. "mask" keeps the trained run and sets all values outside to 0, the
-    training mean: cheap, but the decoder has never met such input, so a low score need not mean that a window knows
-    little; where channels are whitened (``data.noise_normalise``), a masked channel is a mixture centred on its sensor.
+    "ridge" fits ridge in its place. Every such decoder is a run under ``train/<name>/windows``, resumed like any
+    other. Whitening and scaling are fitted within the window, too. "mask" keeps the trained run and sets all values
+    outside to 0, the training mean: cheap, but the decoder has never met such input, so a low score need not mean that
+    a window knows little; where channels are whitened (``data.noise_normalise``), a masked channel is a mixture centred on its sensor.
 
     Encoders that bin, convolve and pool over time (ATM, NICE) are scaled to the window by one rule, see `scaled`; the
     published code (Li et al. 2024) pools neighbouring windows differently, and mixes the length with the architecture.
@@ -106,7 +106,7 @@ def windows(cfg: DictConfig) -> Path:
         write_table(folder.work / f"{name}.parquet", table)
     facts = {"run": manifest["name"], "study": manifest["study_name"], "how": how,
              "label": "ridge" if how == "ridge" else manifest["label"]}
-    regions = {part.name: part.channels for part in parts if part.kind == "region"}
+    regions = {part.name: part.channels or () for part in parts if part.kind == "region"}
     write_windows(folder.work, tables, spec=next(iter(specs.values())), regions=regions, facts=facts)
     folder.finish(**facts)
     log.info("windows: %s", folder.path / "report.html")
