@@ -57,7 +57,8 @@ def windows(cfg: DictConfig) -> Path:
     "ridge" fits ridge in its place. Every such decoder is a run under ``train/<name>/windows``, resumed like any
     other. Whitening and scaling are fitted within the window, too. "mask" keeps the trained run and sets all values
     outside to 0, the training mean: cheap, but the decoder has never met such input, so a low score need not mean that
-    a window knows little; where channels are whitened (``data.noise_normalise``), a masked channel is a mixture centred on its sensor.
+    a window knows little; where channels are whitened (``data.noise_normalise``), a masked channel is a mixture centred
+    on its sensor.
 
     Encoders that bin, convolve and pool over time (ATM, NICE) are scaled to the window by one rule, see `scaled`; the
     published code (Li et al. 2024) pools neighbouring windows differently, and mixes the length with the architecture.
