@@ -59,7 +59,7 @@ def evoked_figure(prepared: PreparedStudy, subjects: Sequence[str]) -> Picture |
                 place = int(np.argmin(np.abs(spec.times - moment)))
                 ax.axvline(ms[place], color="#555555", lw=0.8, ls=":")
                 below = figure.add_subplot(grid[1, i])
-                image = _topography(x[:, place], spec, below, limit=limit)
+                image = topography(x[:, place], spec, below, limit=limit)
                 below.set_title(f"{ms[place]:.0f} ms", loc="center")
             bar = figure.colorbar(image, ax=figure.axes[1:], shrink=0.7, label=unit)
             bar.outline.set_visible(False)
@@ -95,7 +95,8 @@ def _channel_colours(spec: SignalSpec) -> np.ndarray | list[str]:
     return 0.85 * (places - places.min(axis=0)) / np.where(span > 0, span, 1)
 
 
-def _topography(values: np.ndarray, spec: SignalSpec, ax: Axes, *, limit: float) -> Any:
+def topography(values: np.ndarray, spec: SignalSpec, ax: Axes, *, limit: float) -> Any:
+    """Draw one value per channel ``(C,)`` on the head from above, nose up, on a scale of -limit to limit."""
     import mne
 
     positions = np.asarray(spec.positions, dtype=float)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import EmbeddingCache, open_folder, safe_name, write_table
+from brain2img.artifacts import open_folder, safe_name, write_table
 from brain2img.data.rois import roi_sets, voxels_of
 from brain2img.metrics.aggregate import records
 from brain2img.report.regions import regions_table, save_regions_figure
@@ -21,7 +21,7 @@ from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.predict import decode_rows, predict, rows_to_decode
 from brain2img.stages.reconstruct import reconstruct
 from brain2img.stages.scoring import MemberScores
-from brain2img.stages.train import train_fold
+from brain2img.stages.train import train_again
 from brain2img.stages.workspace import FoldRun, fold_runs, outputs, relative
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,9 @@ def regions(cfg: DictConfig) -> Path:
         if method == "mask":
             _masked(member, runs, patterns)
         else:
-            _trained(member, runs, patterns, ridge=settings["ridge"] if method == "ridge" else None)
+            for run in runs:
+                train_again(run, name=member.name, data={"rois": patterns}, overwrite=member.overwrite,
+                            ridge=settings["ridge"] if method == "ridge" else None)
             predict(member)
         if settings["reconstruct"] and plain(cfg.get("reconstructor")):
             if member.get("prior"):
@@ -110,27 +112,6 @@ def _member(cfg: DictConfig, name: str, *, settings: Mapping[str, Any]) -> DictC
         else:
             member.run = None
     return member
-
-
-def _trained(member: DictConfig, runs: list[FoldRun], patterns: list[str] | None, *, ridge: Mapping[str, Any] | None
-             ) -> None:
-    """Train the decoder of every fold again on the voxels of one set."""
-    root = outputs(member)
-    for run in runs:
-        manifest = run.manifest
-        label = manifest["label"]
-        place = {key: manifest["config"][key] for key in ("fold", "split_seed", "decoder_seed")}
-        config = {key: value for key, value in manifest["config"].items() if key not in (*place, "held_out")}
-        if ridge is not None and config["decoder"]["_target_"] != ridge["_target_"]:
-            config = {key: config[key] for key in ("split", "data", "seed")} | {"decoder": dict(ridge)}
-            label = "ridge"
-        config["data"] = {**config["data"], "rois": patterns}
-        facts = {key: manifest[key] for key in ("n_fold_runs", "study", "study_name", "later")}
-        found = {name: EmbeddingCache(root / path) for name, path in manifest["paths"]["caches"].items()}
-        train_fold(root / "train" / member.name / run.folder.name, config=config, prepared=run.prepared, found=found,
-                   root=root, place=place, overwrite=member.overwrite,
-                   facts={**facts, "name": member.name, "label": label},
-                   description=f"train {member.name} {run.folder.name}")
 
 
 def _masked(member: DictConfig, runs: list[FoldRun], patterns: list[str] | None) -> None:

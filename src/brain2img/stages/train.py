@@ -14,7 +14,16 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
-from brain2img.stages.workspace import LATER, caches, iterate_folds, outputs, prepared_folder, relative, training_config
+from brain2img.stages.workspace import (
+    LATER,
+    FoldRun,
+    caches,
+    iterate_folds,
+    outputs,
+    prepared_folder,
+    relative,
+    training_config,
+)
 
 log = logging.getLogger(__name__)
 LEARNED = "learned"
@@ -112,6 +121,43 @@ def train_fold(path: Path, *, config: Mapping[str, Any], prepared: PreparedStudy
                       "prepared": relative(prepared.folder, root),
                       "caches": {name: relative(cache.folder, root) for name, cache in found.items()},
                       "learned": {name: relative(path / LEARNED / name, root) for name in learned}})
+
+
+def train_again(run: FoldRun, *, name: str, data: Mapping[str, Any], overwrite: bool,
+                ridge: Mapping[str, Any] | None = None, encoder: Mapping[str, Any] | None = None) -> FoldRun:
+    """Train the decoder of a fold again with other settings of the data, into ``train/<name>``; return the new fold.
+
+    Parameters
+    ----------
+    run
+        The fold.
+    name
+        Name of the new run.
+    data
+        Settings of ``data`` that are replaced.
+    overwrite
+        See `brain2img.artifacts.open_folder`.
+    ridge
+        Where given, this ridge is fitted in place of the run's own decoder, unless that is ridge itself.
+    encoder
+        Settings of ``encoder`` that are replaced, where the run's own decoder has one.
+    """
+    manifest = run.manifest
+    label = manifest["label"]
+    place = {key: manifest["config"][key] for key in ("fold", "split_seed", "decoder_seed")}
+    config = {key: value for key, value in manifest["config"].items() if key not in (*place, "held_out")}
+    if ridge is not None and config["decoder"]["_target_"] != ridge["_target_"]:
+        config = {key: config[key] for key in ("split", "data", "seed")} | {"decoder": dict(ridge)}
+        label = "ridge"
+    elif encoder:
+        config["encoder"] = {**config["encoder"], **encoder}
+    config["data"] = {**config["data"], **data}
+    facts = {key: manifest[key] for key in ("n_fold_runs", "study", "study_name", "later")}
+    path = run.root / "train" / name / run.folder.name
+    train_fold(path, config=config, prepared=run.prepared, found=run.caches(learned=False), root=run.root, place=place,
+               overwrite=overwrite, facts={**facts, "name": name, "label": label},
+               description=f"train {name} {run.folder.name}")
+    return FoldRun(path, run.root)
 
 
 def split_hashes(data: BrainData) -> dict[str, str]:
