@@ -25,8 +25,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench_loader import met, status
-
 SHAPE, WIDTH, EVERY = (63, 250), 1024, 51  # odd, so that every session has some
 N_IMAGES, N_REPEATED, N_VAL, N_TEST = 16_540, 4, 1_000, 200
 #: Goal (bytes).
@@ -115,6 +113,7 @@ def task_write(*, folder: str, subjects: int) -> dict[str, Any]:
 def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict[str, Any]:
     """Train a fold for some steps and decode the subject left out; returns the peaks of memory after each part."""
     import torch
+    from bench_loader import status
     from hydra import compose, initialize_config_dir
 
     from brain2img.artifacts import EmbeddingCache
@@ -170,6 +169,8 @@ def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict
 
 def report(result: dict[str, Any]) -> str:
     """Return the table of peaks, with the goal."""
+    from bench_loader import met
+
     lines = ["", f"{result['subjects']} subjects of {result['gb_each']:.1f} GB ({result['trials_each']:,} trials), "
              f"{result['gb_on_disk']:.2f} GB on the disk; {result['steps']} steps of {result['batch_size']:,} trials, "
              f"{result['unseen'][0]} left out", "",

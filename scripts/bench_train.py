@@ -9,7 +9,7 @@
   trainer.ema is set), on batches of noise in memory, pooled once as `fit` keeps them: zeroing, forward, losses,
   backward, clipping, AdamW. From the end of one batch to the end of the next. Loading is what bench_loader.py measures.
 - **floor** is the matrix products and convolutions of that step alone, forward and backward (the same sizes in the same
-  places of memory, as the first real step has them: see bench_floor.py), and a bare torch.optim.AdamW(fused=True) step
+  places of memory, as the first real step has them), and a bare torch.optim.AdamW(fused=True) step
   on the same parameters. What the step does not compute, because two linear maps were made one, is not in it.
 
 A model is a process of its own. In it step and floor take turns; step / floor is the median over turns, of which the
@@ -32,7 +32,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Goal for the models of GOALS; bytes a parameter takes: weights, gradients, two moments and some room.
@@ -184,13 +184,12 @@ def noise(signals: dict[str, Any], embeddings: dict[str, Any], *, size: int, n: 
 def interleaved(decoder: Any, *, plain: bool, now: Callable[[], float]) -> Any:
     """Return a callback that measures every batch and, after it, the floor."""
     import torch
-    from bench_floor import Recorded
     from lightning.pytorch import Callback
 
     class Turns(Callback):
         def __init__(self) -> None:
             self.seconds: dict[str, list[float]] = {"step": [], "products": [], "adamw": []}
-            self.recorded = Recorded()
+            self.recorded = recorder()
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             if plain:
@@ -214,6 +213,67 @@ def interleaved(decoder: Any, *, plain: bool, now: Callable[[], float]) -> Any:
             self.begun = now()
 
     return Turns()
+
+
+def recorder() -> Any:
+    """Return a context that records the matrix products and convolutions inside it, forward and backward.
+
+    Sizes and places in memory are kept (`calls`), values are not; `alone()` returns a function that repeats what was
+    recorded on noise, and does nothing else. What is added to a product is not repeated.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+    multiplied = {aten.mm.default: slice(0, 2), aten.addmm.default: slice(1, 3),
+                  aten.bmm.default: slice(0, 2), aten.baddbmm.default: slice(1, 3)}
+    convolutions = (aten.convolution.default, aten.convolution_backward.default)
+
+    class Recorded(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[tuple[Any, list[Any]]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in multiplied:
+                operands = args[multiplied[func]]
+                self.calls.append((aten.mm.default if operands[0].ndim == 2 else aten.bmm.default,
+                                   [Place.of(a) for a in operands]))
+            elif func in convolutions:
+                self.calls.append((func, [Place.of(a) for a in args]))
+            return func(*args, **(kwargs or {}))
+
+        def alone(self) -> Callable[[], None]:
+            memory: dict[tuple[int, int], torch.Tensor] = {}
+            calls = [(func, [a.filled(i, memory) if isinstance(a, Place) else a for i, a in enumerate(args)])
+                     for func, args in self.calls]
+
+            def run() -> None:
+                for func, args in calls:
+                    func(*args)
+
+            return run
+
+    return Recorded()
+
+
+class Place(NamedTuple):
+    """Size of a tensor and its place in memory."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """Return the place of a tensor, and anything else as it is."""
+        return cls(tuple(value.shape), value.stride()) if hasattr(value, "stride") else value
+
+    def filled(self, operand: int, memory: dict[tuple[int, int], Any]) -> Any:
+        """Return noise in such a place; operands of one call never share memory."""
+        import torch
+
+        n = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
+        return memory.setdefault((operand, n), torch.randn(n)).as_strided(self.shape, self.stride)
 
 
 def bare_step(optimizer: Any) -> Any:

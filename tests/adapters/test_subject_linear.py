@@ -48,11 +48,23 @@ def test_messages():
     for subject in (None, "sub-09"):
         with pytest.raises(ValueError, match=r"expected one of the subjects \['sub-01', 'sub-02'\], got"):
             adapter(torch.randn(3, 50, 1), subject)
-    with pytest.raises(ValueError, match="subject 'sub-02': expected 40 voxels of one sample, got 50 of 1"):
+    with pytest.raises(ValueError, match=r"subject 'sub-02': expected 40 channels of 1 sample\(s\), got 50 of 1"):
         adapter(torch.randn(3, 50, 1), "sub-02")
     with pytest.raises(ValueError, match="activation: expected one of"):
         SubjectLinear(specs=adapter.specs, grid=Grid(16, 1), activation="relu")
     with pytest.raises(ValueError, match="expected an encoder with a grid of one sample"):
         SubjectLinear(specs=adapter.specs, grid=Grid(16, 2))
-    with pytest.raises(ValueError, match=r"expected one value per voxel \(T = 1\), got 3 samples"):
-        adapter.add_subject(SignalSpec(subject="s", modality="fmri", units="a.u.", n_channels=7, n_times=3, sfreq=1.0))
+    with pytest.raises(ValueError, match="expected at least the 4 samples that are averaged to one, got 3"):
+        SubjectLinear(specs={"s": series(n_times=3)}, grid=Grid(16, 1), bin=4)
+
+
+def series(*, n_times):
+    return SignalSpec(subject="s", modality="eeg", units="V", n_channels=7, n_times=n_times, sfreq=1.0)
+
+
+def test_a_time_series_is_read_whole_in_averages_of_successive_samples():
+    adapter = SubjectLinear(specs={"s": series(n_times=5)}, grid=Grid(3, 1), bin=2)
+    x = torch.randn(4, 7, 5)
+    weight, bias = adapter.parameters_of("s")
+    means = torch.stack([x[:, :, 0:2].mean(-1), x[:, :, 2:4].mean(-1)], dim=-1)
+    torch.testing.assert_close(adapter(x, "s").grid[:, :, 0], means.reshape(4, 14) @ weight.T + bias)

@@ -74,7 +74,7 @@ def test_a_stage_before_its_turn(command, digits):
 def test_unknown_space(command):
     refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, blip, clip_small",
             "got 'clap'")
-    refused(command("scripts/pipeline.py", "experiment=demos"), "experiment: expected some of demo, demo/eeg_atm")
+    refused(command("scripts/pipeline.py", "experiment=demos"), "experiment: expected some of atm, demo, demo/eeg_atm")
     refused(command("scripts/caption.py", "captioner=[parrot]"), "captioner: expected some of blip, git,")
     assert command("scripts/caption.py", "captioner=[]", "--cfg", "job")[0] == 0, "none at all is a choice"
 

@@ -15,7 +15,7 @@ from brain2img.interfaces import Reconstructor
 from brain2img.pretrained import write_condition
 from brain2img.reconstructors.kandinsky import tiny_pipeline
 from brain2img.records import EmbeddingSpec
-from brain2img.stages.predict import _shuffled
+from brain2img.stages.predict import shuffled_view
 
 SUBJECTS, STIMULI, WIDTH = ("sub-01", "sub-02"), 5, 12
 CONDITIONS = ("decoded", "shuffled", "mean", "true")
@@ -66,7 +66,7 @@ def write_predictions(outputs: Path, name: str, *, seed: int = 0, uid: str = "of
     for condition in CONDITIONS:
         folder = open_folder(base / condition, stage="predict", config={"seed": seed, "uid": uid}, inputs={})
         if condition == "shuffled":
-            _shuffled(folder, base / "decoded")
+            shuffled_view(folder.work, base / "decoded")
         else:
             write_array(folder.work / "clip.npy", arrays[condition].astype("float32"))
             Predictions.write(folder.work, rows=rows.assign(array_row=places[condition]), specs=specs)
