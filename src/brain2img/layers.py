@@ -19,6 +19,55 @@ log = logging.getLogger(__name__)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
+def anew(function: Callable[..., Tensor], *arguments: Tensor | None, random: bool = False) -> Tensor:
+    """Return ``function(*arguments)``; nothing of it is kept for the backward pass, which computes it anew.
+
+    `random`: it draws random numbers, which must be the same again.
+    """
+    if not torch.is_grad_enabled():
+        return function(*arguments)
+    return cast(Tensor, checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=random))
+
+
+class _ByteDropout(torch.autograd.Function):
+    """Dropout by one random byte a value: on the CPU a mask of floats takes longer than the products around it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: int) -> Tensor:
+        """Zero ``share / 256`` of the values of x, scale the others up."""
+        n = x.numel()
+        noise = torch.empty((n + 7) // 8, dtype=torch.int64).random_(-2**63, None).view(torch.uint8)
+        ctx.keep, ctx.scale = noise[:n].view(x.shape) >= share, 256 / (256 - share)
+        return _ByteDropout._kept(ctx, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _ByteDropout._kept(ctx, gradient), None
+
+    @staticmethod
+    def _kept(ctx: Any, x: Tensor) -> Tensor:
+        return cast(Tensor, ctx.keep.to(x.dtype).mul_(ctx.scale).mul_(x))
+
+
+def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
+    """Return what ``torch.nn.functional.dropout`` does; on the CPU faster, and in a quarter of the memory.
+
+    On the CPU the random numbers are others. Shares that are no multiple of 1/256, and other devices, take PyTorch's.
+    """
+    share = p * 256
+    if not training or p in (0.0, 1.0) or x.device.type != "cpu" or share != int(share):
+        return F.dropout(x, p, training)
+    return cast(Tensor, _ByteDropout.apply(x, int(share)))
+
+
+class Dropout(nn.Dropout):
+    """``torch.nn.Dropout`` by `dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with a share p of its values zeroed in training, the others scaled up."""
+        return dropout(x, self.p, training=self.training)
+
+
 class Bottleneck(nn.Module):
     """Linear down, ReLU, linear up, plus the input; the identity at the start.
 
@@ -105,7 +154,7 @@ class TemporalSpatial(nn.Sequential):
         super().__init__(
             nn.Conv2d(1, n_filters, (1, kernel)), nn.AvgPool2d((1, pool), (1, stride)), nn.BatchNorm2d(n_filters),
             nn.ELU(), nn.Conv2d(n_filters, n_filters, (n_channels, 1)), nn.BatchNorm2d(n_filters), nn.ELU(),
-            nn.Dropout(dropout))
+            Dropout(dropout))
         self.pool, self.stride = pool, stride
         self.n_steps = (n_times - kernel + 1 - pool) // stride + 1
 
@@ -117,7 +166,7 @@ class TemporalSpatial(nn.Sequential):
         pooled = F.avg_pool1d(x, self.pool, stride=1)
         filters = self._normed(pooled, temporal.weight.view(n_filters, kernel), temporal.bias)
         onto = spatial.weight.squeeze(-1).transpose(1, 2).flatten(1)
-        y = torch.cat([self._anew(self._spatial, part, *filters, onto) for part in pooled.split(self.at_once)])
+        y = torch.cat([anew(self._spatial, part, *filters, onto) for part in pooled.split(self.at_once)])
         y = y + cast(Tensor, spatial.bias)
         # contiguous: of transposed input the norm of PyTorch 2.11 gives wrong gradients on the CPU where the gradient
         # that comes in is not transposed alike
@@ -129,13 +178,6 @@ class TemporalSpatial(nn.Sequential):
         """Return what the temporal filters lie on, ``(B L C, kernel)``."""
         kernel = cast(nn.Conv2d, self[0]).kernel_size[1]
         return pooled.unfold(2, kernel, self.stride).transpose(1, 2).reshape(-1, kernel)
-
-    @staticmethod
-    def _anew(function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """Return ``function(*arguments)``; nothing of it is kept for the backward pass, which computes it anew."""
-        if not torch.is_grad_enabled():
-            return function(*arguments)
-        return cast(Tensor, checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False))
 
     def _moments(self, pooled: Tensor, shift: Tensor) -> Tensor:
         """Return sums, and below them sums of products, of what the filters lie on, ``(1 + kernel, kernel)``."""
@@ -157,7 +199,7 @@ class TemporalSpatial(nn.Sequential):
         bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
         if norm.training:
             n, shift = len(pooled) * pooled.shape[1] * self.n_steps, pooled.detach().mean()
-            parts = [self._anew(self._moments, part, shift) for part in pooled.split(self.at_once)]
+            parts = [anew(self._moments, part, shift) for part in pooled.split(self.at_once)]
             moments = torch.stack(parts).sum(dim=0) / n
             centre = moments[0]
             covariance = moments[1:] - centre[:, None] * centre

@@ -101,3 +101,21 @@ def test_messages():
         ATM(specs={"a": spec("a", 5, 100), "b": spec("b", 6, 100)})
     with pytest.raises(ValueError, match="expected at least 75 samples for kernel 25 and pool 51, got 74"):
         ATM(specs={"a": spec("a", 5, 74)})
+
+
+@pytest.mark.parametrize("n_tokens", [0, 2])
+def test_attention_computed_anew_part_by_part_changes_nothing(n_tokens):
+    torch.manual_seed(0)
+    x, tokens = torch.randn(5, 63, 250).double(), torch.randn(5, n_tokens, 250).double().requires_grad_()
+    kept = published(dropout=(0.0, 0.0), recompute=False).double()
+    anew = published(dropout=(0.0, 0.0), recompute=True).double()
+    anew.load_state_dict(kept.state_dict())
+    anew.tsconv.at_once = 2
+    features, results = Features(x, tokens if n_tokens else None), []
+    for encoder in (kept, anew):
+        y = encoder.attend(features)
+        leaves = [*(p for name, p in encoder.named_parameters() if not name.startswith(("tsconv", "projection"))),
+                  *([tokens] if n_tokens else [])]
+        results.append([y, *torch.autograd.grad((y ** 3).sum(), leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
