@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from made_outputs import TARGET, judged, make
 
 from brain2img.metrics.retrieval import Retrieval
 from brain2img.records import Decoded, EmbeddingSpec
+from brain2img.stages.evaluate import evaluate
 from brain2img.stages.galleries import check_gallery, of_concepts
 
 
@@ -60,3 +62,14 @@ def test_a_picture_that_is_there_twice_is_refused():
                       gallery={"clip": array[:2]})
     with pytest.raises(ValueError, match="gallery: expected every stimulus once, got 1 again"):
         Retrieval().score(decoded)
+
+
+def test_evaluate_refuses_a_study_whose_test_pictures_are_not_all_different(tmp_path):
+    cfg = make(tmp_path, label="ridge", noise=60, target=TARGET, said=False)
+    path = next((tmp_path / "cache").rglob("embeddings.npy"))
+    array = np.load(path)
+    array[7] = array[3]
+    np.save(path, array)
+    with pytest.raises(ValueError, match=r"gallery of study s, space 'pixels': expected every picture once, got 1 "
+                                         r"again \('test-07' is 'test-03'\)\. Give them one stimulus id"):
+        evaluate(judged(cfg))
