@@ -26,6 +26,25 @@ SMALL = ["experiment=demo/fmri_mindbridge", "study.n_subjects=2", "study.n_train
 NAME = "legacy_last_epochs_mean"
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Return the results folder of this module's tests."""
+    return tmp_path_factory.mktemp("shared") / "outputs"
+
+
+@pytest.fixture
+def trained(composed, shared):
+    """Return a function that gives the configuration of a run, prepared, embedded and trained."""
+
+    def make(*overrides):
+        cfg = composed(NAME, *SMALL, f"paths.outputs={shared}", *overrides)
+        for stage in (prepare, embed, train):
+            stage(cfg)
+        return cfg
+
+    return make
+
+
 def of_epoch(run, epoch):
     """Return top-1 and top-5 of each subject in percent, by hand."""
     data = run.data()
@@ -45,13 +64,10 @@ def of_epoch(run, epoch):
     return found
 
 
-def test_it_is_the_mean_over_the_kept_epochs_and_nothing_takes_it_for_a_result(composed, tmp_path):
-    cfg = composed(NAME, *SMALL, "+trainer.keep_last=3", "last_epochs=3", "name=kept")
-    prepare(cfg)
-    embed(cfg)
-    train(cfg)
+def test_it_is_the_mean_over_the_kept_epochs_and_nothing_takes_it_for_a_result(trained, shared):
+    cfg = trained("+trainer.keep_last=3", "last_epochs=3", "name=kept")
     folder = legacy_last_epochs_mean(cfg)
-    assert folder == tmp_path / "outputs" / NAME / "kept"
+    assert folder == shared / NAME / "kept"
     run = fold_runs(cfg)[0]
     assert sorted(p.name for p in (run.folder / "epochs").iterdir()) == [f"epoch-000{i}.ckpt" for i in (1, 2, 3)]
     epochs = [of_epoch(run, epoch) for epoch in (1, 2, 3)]
@@ -79,11 +95,8 @@ def test_it_is_the_mean_over_the_kept_epochs_and_nothing_takes_it_for_a_result(c
     assert not any("last_epochs" in str(value) for record in records for value in record.values())
 
 
-def test_runs_that_did_not_keep_their_epochs_are_refused(composed, tmp_path):
-    cfg = composed(NAME, *SMALL, "name=plain")
-    prepare(cfg)
-    embed(cfg)
-    train(cfg)
+def test_runs_that_did_not_keep_their_epochs_are_refused(trained):
+    cfg = trained("name=plain")
     assert not (fold_runs(cfg)[0].folder / "epochs").exists(), "off by default"
     with pytest.raises(ValueError, match=r"expected the weights of its last 10 epochs, got those of 0\. Train it with "
                                          r"trainer=atm_last_epochs or \+trainer\.keep_last=10"):
@@ -91,8 +104,7 @@ def test_runs_that_did_not_keep_their_epochs_are_refused(composed, tmp_path):
     cfg.last_epochs = 0
     with pytest.raises(ValueError, match="last_epochs: expected 1 or more, got 0"):
         legacy_last_epochs_mean(cfg)
-    linear = composed(NAME, *SMALL, "decoder=ridge", "name=linear")
-    train(linear)
+    linear = trained("decoder=ridge", "name=linear")
     with pytest.raises(ValueError, match=r"expected a deep decoder, which is trained in epochs, got .*evaluate\.py"):
         legacy_last_epochs_mean(linear)
 
