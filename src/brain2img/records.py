@@ -150,12 +150,12 @@ class SignalSpec:
         if channels and self.ch_names != known.ch_names:
             missing = [name for name in known.ch_names if name not in self.ch_names]
             more = [name for name in self.ch_names if name not in known.ch_names]
-            if missing or more:
+            if missing or more or len(self.ch_names) != len(known.ch_names):
                 return (f"{len(self.ch_names)} channels in place of {len(known.ch_names)}: missing {missing[:6]}, "
                         f"others {more[:6]}")
             there, here = next((a, b) for a, b in zip(known.ch_names, self.ch_names, strict=True) if a != b)
             return f"another order of channels: {here} in place of {there}, ..."
-        if self.sfreq != known.sfreq:
+        if abs((self.sfreq or 0.0) - (known.sfreq or 0.0)) > 1e-6:
             return f"{self.sfreq} in place of {known.sfreq} samples per second"
         if self.n_times != known.n_times or abs(self.tmin - known.tmin) > 0.5 / (known.sfreq or 1.0):
             return (f"{self.n_times} samples from {self.tmin:g} s on in place of {known.n_times} from "
