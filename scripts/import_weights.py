@@ -4,6 +4,8 @@ The study must be prepared and its stimuli embedded. Every weight must find its 
 
 python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_subj1257 study.raw=<NSD>
 python scripts/import_weights.py weights=<file>.pth experiment=published/mindbridge_subj02
+python scripts/import_weights.py weights=<file>.pth layout=atm experiment=published/atm_s_sub08 study.raw=<THINGS-EEG2>
+    encoder.published_slice=true
 """
 
 import hydra

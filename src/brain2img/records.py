@@ -137,6 +137,31 @@ class SignalSpec:
                 changes[name] = tuple(getattr(self, name)[i] for i in channels)
         return dataclasses.replace(self, **changes)
 
+    def difference(self, known: SignalSpec, *, channels: bool = True) -> str:
+        """Return in words how these signals differ from known ones in channels, rate or window; "" where they do not.
+
+        Parameters
+        ----------
+        known
+            What is compared with.
+        channels
+            Whether names and order of the channels count.
+        """
+        if channels and self.ch_names != known.ch_names:
+            missing = [name for name in known.ch_names if name not in self.ch_names]
+            more = [name for name in self.ch_names if name not in known.ch_names]
+            if missing or more or len(self.ch_names) != len(known.ch_names):
+                return (f"{len(self.ch_names)} channels in place of {len(known.ch_names)}: missing {missing[:6]}, "
+                        f"others {more[:6]}")
+            there, here = next((a, b) for a, b in zip(known.ch_names, self.ch_names, strict=True) if a != b)
+            return f"another order of channels: {here} in place of {there}, ..."
+        if abs((self.sfreq or 0.0) - (known.sfreq or 0.0)) > 1e-6:
+            return f"{self.sfreq} in place of {known.sfreq} samples per second"
+        if self.n_times != known.n_times or abs(self.tmin - known.tmin) > 0.5 / (known.sfreq or 1.0):
+            return (f"{self.n_times} samples from {self.tmin:g} s on in place of {known.n_times} from "
+                    f"{known.tmin:g} s on")
+        return ""
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
         return {f.name: _jsonable(getattr(self, f.name)) for f in dataclasses.fields(self)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -207,6 +209,55 @@ def test_pooled_subjects_must_have_the_same_channels(toy):
     specs = {**specs, "sub-02": dataclasses.replace(specs["sub-02"], ch_names=(*names[1:], names[0]))}
     with pytest.raises(ValueError, match="expected the channels and samples of subject 'sub-01' for subject 'sub-02'"):
         Ridge(specs=specs, targets={}, pooled=True)
+
+
+def rewrite(data, subject, **changes):
+    """Change what ``spec.json`` says of a subject's signals."""
+    path = data.study.folder / "spec.json"
+    values = json.loads(path.read_text())
+    values["subjects"][subject] |= changes
+    path.write_text(json.dumps(values))
+
+
+NAMES = [f"C{i}" for i in range(12)]
+OTHER_SIGNALS = [
+    ({"ch_names": ["C1", "C0", *NAMES[2:]]}, "got another order of channels: C1 in place of C0"),
+    ({"ch_names": [*NAMES[:11], "Fz"]}, r"got 12 channels in place of 12: missing \['C11'\], others \['Fz'\]"),
+    ({"sfreq": 50.0}, "got 50.0 in place of 100.0 samples per second"),
+    ({"tmin": 0.0}, "got 3 samples from 0 s on in place of 3 from -0.1 s on")]
+
+
+@pytest.mark.parametrize(("changes", "message"), OTHER_SIGNALS)
+def test_a_left_out_subject_with_other_sensors_is_refused(toy, changes, message):
+    whole = toy(modality="eeg", n_times=3)
+    rewrite(whole, "sub-02", **changes)
+    match = rf"study toy, subject 'sub-02', which is left out: expected the channels.* of 'sub-01'.* {message}"
+    with pytest.raises(ValueError, match=match):
+        data_of(toy, OTHERS, 1)
+    data_of(toy, ALONE, 1)  # a model of its own takes them
+
+
+@pytest.mark.parametrize(("changes", "message"), OTHER_SIGNALS)
+def test_statistics_of_other_signals_are_refused(toy, tmp_path, changes, message):
+    data = toy(modality="eeg", n_times=3)
+    data.save_normalisation(tmp_path)
+    toy(modality="eeg", n_times=3).load_normalisation(tmp_path)
+    rewrite(data, "sub-02", **changes)
+    with pytest.raises(ValueError, match=rf"normalisation of subject 'sub-02': expected the signals it was fitted on, "
+                                         rf"{message}.*\. Prepare the study as it was then"):
+        toy(modality="eeg", n_times=3).load_normalisation(tmp_path)
+
+
+def test_statistics_without_names_of_channels_still_load(toy, tmp_path):
+    data = toy(modality="eeg", n_times=3)
+    expected = {s: dict(n.state) for s, n in data.normalisers.items()}
+    for number, state in enumerate(expected.values()):
+        np.savez(tmp_path / f"normalisation_{number}.npz", **state)
+    (tmp_path / "normalisation.json").write_text(json.dumps(
+        {s: f"normalisation_{i}.npz" for i, s in enumerate(expected)}))
+    data.load_normalisation(tmp_path)
+    for subject, state in expected.items():
+        assert data.normalisers[subject].state.keys() == state.keys()
 
 
 def test_messages(toy):

@@ -86,6 +86,16 @@ def test_unknown_split_and_unknown_stimulus_are_refused(tmp_path):
         write(tmp_path / "p", table=trials(stimuli=[f"z{i}" for i in range(8)]))
 
 
+def test_a_stimulus_that_is_listed_twice_is_refused(tmp_path):
+    write(tmp_path / "p")
+    path = tmp_path / "p" / "stimuli.parquet"
+    table = pd.read_parquet(path)
+    pd.concat([table, table[6:7]]).to_parquet(path)
+    with pytest.raises(ValueError, match=r"stimuli\.parquet of study test: expected every stimulus_id once, got 's6' "
+                                         r"twice\. Correct the study"):
+        PreparedStudy(tmp_path / "p", finished=False).validate()
+
+
 def test_truncated_signals_are_named(tmp_path):
     write(tmp_path / "p")
     path = tmp_path / "p" / "signals_sub-01.npy"

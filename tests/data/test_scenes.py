@@ -20,6 +20,7 @@ def test_concepts_are_divided_once_and_for_all():
     assert not parts["test"] & parts["train"]
     assert not parts["val"] & (parts["train"] | parts["test"])
     assert parts["backbone"] == parts["train"]
+    assert parts["gallery"] == parts["test"]
     kinds, colours = (Counter(c.split()[i] for c in parts["train"]) for i in (1, 0))
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) >= 3
@@ -35,7 +36,7 @@ def test_no_test_concept_is_shown_outside_test_not_even_as_second_object(pool):
     seconds = {f"{s.second_colour} {s.second_kind}" for s in scenes if s.second_kind}
     assert seconds
     assert not seconds & test
-    if pool != "test":
+    if pool not in ("test", "gallery"):
         assert not {s.concept for s in scenes} & test
 
 
@@ -43,6 +44,12 @@ def test_there_is_one_test_image_of_each_test_concept_with_a_caption_of_its_own(
     scenes = [scene(i) for i in ids("test", 200)]
     assert {s.concept for s in scenes} == set(concepts("test"))
     assert len({s.caption for s in scenes}) == 200
+
+
+def test_a_gallery_has_as_many_other_pictures_of_each_test_concept():
+    other, test = ([scene(i) for i in ids(pool, n)] for pool, n in (("gallery", 600), ("test", 200)))
+    assert set(Counter(s.concept for s in other).values()) == {3}
+    assert not {str(s.attributes) for s in other} & {str(s.attributes) for s in test}
 
 
 def test_any_prefix_covers_concepts_evenly():

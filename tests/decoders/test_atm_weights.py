@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
 
 from brain2img.adapters.subject_token import SubjectToken
+from brain2img.artifacts import Predictions
 from brain2img.data.simulate.sensors import EEG_CHANNELS
 from brain2img.decoders.atm_weights import ATMWeights
 from brain2img.decoders.deep import DeepDecoder
@@ -20,6 +24,10 @@ from brain2img.encoders.atm_time import ATMTime
 from brain2img.heads.projector import Projector
 from brain2img.losses import InfoNCE
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
+from brain2img.stages.embed import embed
+from brain2img.stages.import_weights import import_weights
+from brain2img.stages.predict import predict
+from brain2img.stages.prepare import prepare
 
 NAMES, T, D, WIDTH = ("Pz", "PO3", "PO4", "O1", "O2"), 90, 12, 4 * 8
 E, A = "encoder.enc_embedding", "encoder.encoder.attn_layers.0"
@@ -267,3 +275,44 @@ def test_signals_that_are_not_those_of_the_weights_are_refused(tmp_path, changes
 def test_the_layout_names_the_channels_of_the_study():
     told = yaml.safe_load((Path(__file__).parents[2] / "configs/layout/atm.yaml").read_text())["channels"]
     assert tuple(told) == tuple(EEG_CHANNELS)
+
+
+STAGE = ["experiment=scenes_eeg/atm", "layout=atm", "study.n_subjects=2", "study.n_train=24", "study.n_val=8",
+         "study.n_sessions=1", "study.repetitions={train:1,val:1,test:2}", "data.min_trials=5", "data.scale=subject",
+         "data.noise_normalise=false", "data.clip=null", "data.window=[0.0,0.356]", "data.channels=[Pz,PO3,PO4,O1,O2]",
+         "layout.channels=[Pz,PO3,PO4,O1,O2]", "space=[pixels]", "space.pixels.size=2", "head=[clip_atm]",
+         "head.clip_projector.space=pixels", "encoder={bin:1,feedforward:16,n_filters:8,kernel:25,pool:51,stride:5,"
+         "published_slice:true}", "trainer.accelerator=cpu", "conditions=[decoded]", "name=taken"]
+
+
+def test_a_published_file_becomes_a_run_whose_predictions_are_those_of_its_weights(composed, tmp_path):
+    state = upstream()
+    cfg = composed("import_weights", *STAGE, f"weights={saved(tmp_path / '40.pth', state)}")
+    prepare(cfg)
+    embed(cfg)
+    run = import_weights(cfg)
+    report = json.loads((run / "fold-0_seed-0" / "imported.json").read_text())
+    assert (report["layout"], report["subjects"], report["missing"]) == ("upstream", {"sub-01": 1, "sub-02": 2}, [])
+    assert f"{E}.position_embedding.pe" in report["left_out"]
+    predict(cfg)
+    found = Predictions(tmp_path / "outputs/predictions/taken/decoded")
+    # from the files alone: channels by name, window, z-scores of the training trials, mean of the repetitions
+    study = next((tmp_path / "outputs/prepared").rglob("spec.json")).parent
+    specs, trials = json.loads((study / "spec.json").read_text())["subjects"], pd.read_parquet(study / "trials.parquet")
+    for number, subject in ((1, "sub-01"), (2, "sub-02")):
+        names, mine = specs[subject]["ch_names"], trials[trials["subject"] == subject].sort_values("row")
+        x = np.load(study / f"signals_{subject}.npy").astype(float)[:, [names.index(name) for name in NAMES]]
+        start = round(-specs[subject]["tmin"] * 250)
+        x = x[:, :, start:start + T]
+        training = x[(mine["split"] == "train").to_numpy()]
+        x = (x - training.mean(axis=(0, 2), keepdims=True)) / training.std(axis=(0, 2), keepdims=True)
+        rows = found.rows[found.rows["subject"] == subject]
+        mean = [x[(mine["stimulus_id"] == s).to_numpy()].mean(axis=0) for s in rows["stimulus_id"]]
+        expected = plain_upstream(state, torch.from_numpy(np.stack(mean)), subject=number, first=True)
+        got = found.embeddings("pixels", rows.index.to_numpy()).reshape(len(rows), -1)
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+        assert np.std(expected.numpy(), axis=0).mean() > 0.1, "predictions differ from stimulus to stimulus"
+    cfg.layout.channels, cfg.name = ["Pz", "PO4", "PO3", "O1", "O2"], "moved"
+    with pytest.raises(ValueError, match=r"weights .*40\.pth, subject 'sub-01': expected the 5 channels of the weights "
+                                         r"in their order, got 5 \(another order: \[\('PO4', 'PO3'\)"):
+        import_weights(cfg)

@@ -16,7 +16,7 @@ from planted import Killed, PlantedData, build
 
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.module import retrieval_top1, shared_stimuli
-from brain2img.decoders.training import TrainingSettings
+from brain2img.decoders.training import TrainingSettings, epoch_file
 from brain2img.heads.linear import LinearHead
 from brain2img.losses import MSE
 from brain2img.records import BrainBatch, EmbeddingSpec
@@ -73,6 +73,40 @@ def test_a_finished_fit_is_left_alone_and_early_stopping_is_remembered(tmp_path)
     before = (tmp_path / "last.ckpt").stat().st_mtime_ns
     build(**training).fit(PlantedData(), folder=tmp_path)
     assert (tmp_path / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_weights_of_the_last_epochs_are_kept_where_asked_for_and_resumed_exactly(tmp_path):
+    training = {"max_epochs": 4, "keep_last": 2}
+    build(max_epochs=4).fit(PlantedData(), folder=tmp_path / "plain")
+    assert not (tmp_path / "plain" / "epochs").exists()
+    straight = build(**training)
+    straight.fit(PlantedData(), folder=tmp_path / "straight")
+    # killed in the second epoch, and in the fourth, when those of the second are to go
+    stopped_and_resumed(tmp_path / "resumed", after=(12 + 5, 12 * 2 + 7), data={}, training=training)
+    for name in ("straight", "resumed"):
+        assert sorted(p.name for p in (tmp_path / name / "epochs").iterdir()) == ["epoch-0002.ckpt", "epoch-0003.ckpt"]
+    for file in (epoch_file(2), epoch_file(3)):
+        assert equal(*(torch.load(tmp_path / name / file, weights_only=True) for name in ("straight", "resumed")))
+    last = torch.load(tmp_path / "straight/last.ckpt", weights_only=True)
+    kept = torch.load(tmp_path / "straight" / epoch_file(3), weights_only=True)
+    assert kept["epoch"] == 3
+    assert equal(kept["state_dict"], {**last["state_dict"], **last["callbacks"]["AveragedWeights"]["average"]})
+    assert equal(state(tmp_path / "plain"), state(tmp_path / "straight")), "training itself is the same"
+    straight.load(tmp_path / "straight", file=epoch_file(2))
+    third = torch.load(tmp_path / "straight" / epoch_file(2), weights_only=True)["state_dict"]
+    assert equal(dict(straight.module.state_dict()), third)
+    assert not equal(third, kept["state_dict"])
+    with pytest.raises(ValueError, match=r"trainer.keep_last: expected 0 or more epochs, got -1"):
+        TrainingSettings.of({"max_epochs": 1, "keep_last": -1})
+
+
+def test_the_last_epochs_are_those_before_an_early_stop(tmp_path):
+    build(max_epochs=12, patience=1, lr=1e-9, schedule="none", ema=None, keep_last=2).fit(PlantedData(),
+                                                                                          folder=tmp_path)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"]
+    assert last < 11
+    kept = [tmp_path / epoch_file(epoch) for epoch in (last - 1, last)]
+    assert sorted((tmp_path / "epochs").iterdir()) == kept
 
 
 def top1(decoder, data):

@@ -88,6 +88,23 @@ def test_seed_changes_recordings_and_not_stimuli(prepared, tmp_path):
     assert other.trials_of("sub-01")["stimulus_id"].tolist() != whole.trials_of("sub-01")["stimulus_id"].tolist()
 
 
+def test_pictures_for_a_gallery_change_no_recording(prepared, tmp_path):
+    study(n_subjects=1, repetitions={"train": 2, "test": 3, "gallery": 2}).prepare(None, tmp_path)
+    with_gallery, whole = PreparedStudy(tmp_path, finished=False), PreparedStudy(prepared, finished=False)
+    n = len(whole.stimulus_table)
+    pd.testing.assert_frame_equal(with_gallery.stimulus_table[:n], whole.stimulus_table)
+    np.testing.assert_array_equal(with_gallery.stimuli.images(range(n)), whole.stimuli.images(range(n)))
+    np.testing.assert_array_equal(with_gallery.signals("sub-01"), whole.signals("sub-01"))
+    pd.testing.assert_frame_equal(with_gallery.trials_of("sub-01"), whole.trials_of("sub-01"))
+    ceilings = [pd.read_parquet(folder / "ceiling.parquet") for folder in (tmp_path, prepared)]
+    pd.testing.assert_frame_equal(ceilings[0], ceilings[1][ceilings[1]["subject"] == "sub-01"])
+    extra = with_gallery.stimulus_table[n:]
+    test = set(with_gallery.trials.loc[with_gallery.trials["split"] == "test", "stimulus_id"])
+    concepts = with_gallery.stimulus_table.set_index("stimulus_id").loc[sorted(test), "concept"]
+    assert extra["concept"].value_counts().to_dict() == dict.fromkeys(concepts, 2)
+    assert not set(extra["stimulus_id"]) & set(with_gallery.trials["stimulus_id"])
+
+
 def test_an_interrupted_call_is_continued(prepared, tmp_path, monkeypatch):
     from brain2img.data.simulate import fmri
 
@@ -114,6 +131,7 @@ def test_an_interrupted_call_is_continued(prepared, tmp_path, monkeypatch):
     ({"n_train": 0}, "expected n_train of at least 1, got 0. Set study.n_train"),
     ({"image_size": 80}, "expected an image_size of 64, 128, ..., got 80. Set study.image_size"),
     ({"repetitions": {"test": 0}}, "expected repetitions.test of at least 1, got 0"),
+    ({"repetitions": {"gallery": -1}}, "expected repetitions.gallery of at least 0, got -1"),
     ({"repetitions": {"tset": 2}}, r"expected keys of repetitions among .* got \['tset'\]. Correct study.repetitions"),
     ({"recording": {"sfreq": 100.0}}, r"expected keys of recording among \['n_voxels'\], got \['sfreq'\]"),
 ])

@@ -62,6 +62,7 @@ class BrainData:
         self.normalisers = {s: FittedNormalisation(normalisation, spec=study.specs[s]) for s in self.subjects}
         self.unseen = sorted(set(self.trials.loc[self.trials["split"] == "unseen", "subject"]))
         self.specs: dict[str, SignalSpec] = {s: n.spec for s, n in self.normalisers.items() if s not in self.unseen}
+        self._check_unseen()
         self.targets = dict(targets)
         self.target_specs: dict[str, EmbeddingSpec] = {name: cache.spec for name, cache in targets.items()}
         self._sessions = {s: session_names(study.trials_of(s)).to_numpy() for s in self.subjects}
@@ -73,6 +74,17 @@ class BrainData:
                              for name, cache in targets.items()}
         for cache in targets.values():
             cache.rows(sorted(set(self.trials["stimulus_id"])))
+
+    def _check_unseen(self) -> None:
+        """Refuse a left-out subject with other sensors: a decoder knows only those of the subjects it is trained on."""
+        known = next(iter(self.specs.values()))
+        for subject in self.unseen:
+            other = self.normalisers[subject].spec.difference(known) if known.ch_names else ""
+            if other:
+                raise ValueError(
+                    f"study {self.study.name}, subject {subject!r}, which is left out: expected the channels, sampling "
+                    f"rate and window of {known.subject!r}, which is trained on, got {other}. Name channels that all "
+                    "have, in one order, with data.channels=[...], or leave this subject out of data.subjects.")
 
     @property
     def has_validation(self) -> bool:
@@ -98,7 +110,7 @@ class BrainData:
         for i, (subject, normaliser) in enumerate(self.normalisers.items()):
             files[subject] = f"normalisation_{i}.npz"
             with writing(folder / files[subject]) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **normaliser.state)
+                np.savez(file, allow_pickle=False, **normaliser.state, **normaliser.signals)
         write_json(folder / "normalisation.json", files)
 
     def load_normalisation(self, folder: Path) -> None:
@@ -107,7 +119,7 @@ class BrainData:
         Raises
         ------
         ValueError
-            If a subject is missing there or its channels differ.
+            If a subject is missing there or its channels, sampling rate or window differ.
         """
         files = json.loads((folder / "normalisation.json").read_text())
         for subject, normaliser in self.normalisers.items():

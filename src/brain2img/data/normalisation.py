@@ -360,15 +360,30 @@ class FittedNormalisation:
         if self.config.clip is not None:
             np.clip(x, -self.config.clip, self.config.clip, out=x)
 
+    @property
+    def signals(self) -> dict[str, np.ndarray]:
+        """What is stored of the signals beside the statistics: names of the channels; rate (Hz), start (s), samples."""
+        return {"ch_names": np.array(self.spec.ch_names, dtype=str),
+                "times": np.array([self.spec.sfreq or 0.0, self.spec.tmin, self.spec.n_times])}
+
     def load(self, state: dict[str, Any]) -> None:
-        """Take over statistics fitted before.
+        """Take over statistics fitted before, with `signals` where they were stored with it.
 
         Raises
         ------
         ValueError
-            If they are of another number of channels.
+            If they are of other channels, another order of them, another sampling rate or another window.
         """
-        if state["mean"].shape[1] != self.spec.n_channels:
+        names, times = (state.pop(key, None) for key in ("ch_names", "times"))
+        n_channels = state["mean"].shape[1]
+        if times is not None:
+            fitted = SignalSpec(subject=self.spec.subject, modality=self.spec.modality, units=self.spec.units,
+                                n_channels=n_channels, n_times=int(times[2]), sfreq=float(times[0]) or None,
+                                tmin=float(times[1]), ch_names=tuple(names.tolist()))
+            if other := self.spec.difference(fitted):
+                raise ValueError(f"normalisation of subject {self.spec.subject!r}: expected the signals it was fitted "
+                                 f"on, got {other}. Prepare the study as it was then, or train the run again.")
+        if n_channels != self.spec.n_channels:
             raise ValueError(f"normalisation of subject {self.spec.subject!r}: expected {self.spec.n_channels} "
-                             f"channels, got statistics of {state['mean'].shape[1]}. The run belongs to another study.")
+                             f"channels, got statistics of {n_channels}. The run belongs to another study.")
         self.state = dict(state)

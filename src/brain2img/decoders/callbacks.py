@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from brain2img.artifacts import writing
-from brain2img.decoders.training import TrainingSettings
+from brain2img.decoders.training import TrainingSettings, epoch_file
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,8 @@ class Progress(Callback):
 class Checkpoints(Callback):
     """Writes ``best.ckpt`` (weights) and then ``last.ckpt`` (everything), and stops early.
 
-    Must stand last in the list of callbacks. Killed between the two files, the epoch is done again with equal bits.
+    Where `settings` ask for it, the weights of the last epochs are kept, too. Must stand last in the list of callbacks.
+    Killed between the files, the epoch is done again with equal bits.
 
     Parameters
     ----------
@@ -264,6 +265,8 @@ class Checkpoints(Callback):
             else:
                 state["waited"] += 1
             state["stopped"] = self.settings.patience is not None and state["waited"] >= self.settings.patience
+        if self.settings.keep_last:
+            self.keep(pl_module, trainer.current_epoch)
         with writing(self.folder / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
         if state["stopped"]:
@@ -275,6 +278,13 @@ class Checkpoints(Callback):
         """Write ``best.ckpt``."""
         facts = {"monitor": self.settings.monitor, "score": self.state["best"], "epoch": self.state["best_epoch"]}
         write_weights(self.folder / "best.ckpt", self.weights(module), **facts)
+
+    def keep(self, module: LightningModule, epoch: int) -> None:
+        """Write the weights of an epoch, and remove those that are not among the last any more."""
+        path = self.folder / epoch_file(epoch)
+        path.parent.mkdir(exist_ok=True)
+        write_weights(path, self.weights(module), epoch=epoch)
+        (self.folder / epoch_file(epoch - self.settings.keep_last)).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs."""

@@ -198,9 +198,9 @@ class DeepDecoder(Decoder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_weights(Path(folder) / "best.ckpt", self.module.state_dict(), **self._facts)
 
-    def load(self, folder: Path) -> None:
-        """Read ``best.ckpt``; see `Decoder.load`."""
-        path = Path(folder) / "best.ckpt"
+    def load(self, folder: Path, *, file: str = "best.ckpt") -> None:
+        """Read ``best.ckpt``, or other weights that the fit left there; see `Decoder.load`."""
+        path = Path(folder) / file
         facts = read_checkpoint(path)
         weights = facts.pop("state_dict")
         check_weights(self.module.state_dict(), weights, what=f"checkpoint {path}")

@@ -63,6 +63,8 @@ class TrainingSettings:
         Validations without improvement before stopping, or None.
     check_val_every
         Epochs from one validation to the next.
+    keep_last
+        Keep the weights of so many last epochs, too (``epochs/``): for `stages.legacy_last_epochs_mean` alone.
     """
 
     max_epochs: int
@@ -83,6 +85,7 @@ class TrainingSettings:
     monitor: str = "val/loss"
     patience: int | None = None
     check_val_every: int = 1
+    keep_last: int = 0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainingSettings:
@@ -106,6 +109,8 @@ class TrainingSettings:
         for name in ("max_epochs", "batch_size", "accumulate", "check_val_every"):
             if getattr(made, name) < 1:
                 raise ValueError(f"trainer.{name}: expected 1 or more, got {getattr(made, name)}. Correct it.")
+        if made.keep_last < 0:
+            raise ValueError(f"trainer.keep_last: expected 0 or more epochs, got {made.keep_last}. Correct it.")
         if made.ema is not None and not 0 < made.ema < 1:
             raise ValueError(f"trainer.ema: expected a decay between 0 and 1 or null, got {made.ema}. Correct it.")
         return made
@@ -114,6 +119,11 @@ class TrainingSettings:
     def larger_is_better(self) -> bool:
         """Whether a larger value of `monitor` is better."""
         return self.monitor.endswith("top1")
+
+
+def epoch_file(epoch: int) -> str:
+    """Return where in a fold's folder the weights of one epoch (from 0) are kept."""
+    return f"epochs/epoch-{epoch:04d}.ckpt"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from brain2img.stages.build import build_data, build_decoder, identity_of_study,
 from brain2img.stages.new_subject import (
     asks_for_a_study,
     check_new,
+    check_signals,
     check_splits,
     runs_without,
     sources_of,
@@ -164,6 +165,7 @@ def _fold(path: Path, run: FoldRun, plan: Plan, *, cfg: DictConfig, facts: Mappi
     if folder.finished:
         log.info("adapt: finished already (%s)", folder.path)
         return
+    check_signals(run, data)
     check_splits(run, data)
     data.fit_normalisation()
     data.save_normalisation(folder.work)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
+import torch
 from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
-from brain2img.stages.build import plain
+from brain2img.stages.build import build, plain
 from brain2img.stages.workspace import FoldRun, given_overrides, prepared_folder
 
 log = logging.getLogger(__name__)
@@ -127,6 +129,32 @@ def sources_of(cfg: DictConfig, run: FoldRun, prepared: PreparedStudy) -> list[s
         raise ValueError(f"source_subjects: expected some of the run's {known}, got {unknown}. Choose some of these, "
                          "or [] for none.")
     return list(asked or [])
+
+
+def check_signals(run: FoldRun, data: BrainData) -> None:
+    """Refuse sensors that do not fit what the run shares between subjects.
+
+    Sampling rate and window must be those of its training. Whether the channels must be, too, by name and in order, the
+    adapter of the run says when it is built for both.
+
+    Raises
+    ------
+    ValueError
+        Naming what differs.
+    """
+    if not _has_study(run):
+        return
+    known, (new,) = next(iter(run.data().specs.values())), data.specs.values()
+    if not known.ch_names:
+        return
+    if other := new.difference(known, channels=False):
+        raise ValueError(f"study {data.study.name}, subject {new.subject!r}: expected the sampling rate and the window "
+                         f"that run {run.folder.parent} was trained on, got {other}. Prepare the study at this rate, "
+                         "with the run's window inside what is kept.")
+    config, beside = run.manifest["config"], dataclasses.replace(known, subject=f"{known.subject} of the run")
+    with torch.random.fork_rng(devices=[]):
+        encoder = build(config["encoder"], specs={beside.subject: beside})
+        build(config["adapter"], specs={beside.subject: beside, new.subject: new}, grid=encoder.grid)
 
 
 def check_splits(run: FoldRun, data: BrainData) -> None:

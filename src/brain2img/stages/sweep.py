@@ -15,6 +15,7 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.data.trials import seconds_per_trial
 from brain2img.decoders.training import read_checkpoint
+from brain2img.interfaces import Decoder
 from brain2img.metrics.intervals import bootstrap, paired_difference
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.report.sweep import write_sweep
@@ -111,15 +112,18 @@ def _ranks(run: FoldRun, *, space: str, split: str, batch_size: int) -> pd.DataF
         validation=facts.get("score"))
 
 
-def placed(run: FoldRun, data: BrainData, *, space: str, split: str, batch_size: int) -> pd.DataFrame:
+def placed(run: FoldRun, data: BrainData, *, space: str, split: str, batch_size: int,
+           decoder: Decoder | None = None) -> pd.DataFrame:
     """Return subject, stimulus_id, n_averaged, gallery and rank of a split's stimuli, repetitions averaged.
+
+    The decoder is that of the run, unless one is given.
 
     Raises
     ------
     ValueError
         If the split has no trials.
     """
-    decoder, items = run.decoder(data), data.items(split)
+    decoder, items = decoder or run.decoder(data), data.items(split)
     if items.empty:
         raise ValueError(f"run {run.folder}: expected trials in split {split!r}, got none. Choose another "
                          "predict_split.")

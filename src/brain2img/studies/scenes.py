@@ -53,7 +53,9 @@ class Scenes(Study):
     n_train, n_val
         Stimuli of these splits; the test split always has 200.
     repetitions
-        Split ("train", "val", "test") -> times each of its stimuli is shown; 1 where a split is not named.
+        Split ("train", "val", "test") -> times each of its stimuli is shown; 1 where a split is not named. "gallery":
+        other pictures of each test concept, shown to nobody, for galleries of concept means; 0 where not named. They
+        change nothing in the recordings.
     n_sessions
         Sessions over which a subject's trials are spread, in an order of the subject's own.
     image_size
@@ -80,6 +82,10 @@ class Scenes(Study):
             raise ValueError(f"study scenes: expected a modality of {sorted(_RECORDING)}, got {modality!r}. "
                              "Set study.modality.")
         self.repetitions = dict.fromkeys(SPLITS, 1) | dict(repetitions or {})
+        self.n_gallery = self.repetitions.pop("gallery", 0)
+        if self.n_gallery < 0:
+            raise ValueError(f"study {self.name}: expected repetitions.gallery of at least 0, got {self.n_gallery}. "
+                             "Set study.repetitions.gallery.")
         counts = {"n_subjects": n_subjects, "n_train": n_train, "n_val": n_val, "n_sessions": n_sessions,
                   **{f"repetitions.{split}": n for split, n in self.repetitions.items()}}
         for name, count in counts.items():
@@ -91,7 +97,7 @@ class Scenes(Study):
         if not 0 <= snr < float("inf"):
             raise ValueError(f"study {self.name}: expected a finite snr of at least 0, got {snr}. Set study.snr.")
         for what, got, known in (("recording", set(recording or {}), set(_RECORDING[modality])),
-                                 ("repetitions", set(self.repetitions), set(SPLITS))):
+                                 ("repetitions", set(self.repetitions), {*SPLITS, "gallery"})):
             if got - known:
                 raise ValueError(f"study {self.name}: expected keys of {what} among {sorted(known)}, got "
                                  f"{sorted(got - known)}. Correct study.{what}.")
@@ -119,9 +125,11 @@ class Scenes(Study):
             raise ValueError(f"study {self.name}: expected no raw files, for it is simulated, got {raw}. "
                              "Leave out raw=.")
         split_of = {stimulus_id: split for split, n in self.n_stimuli.items() for stimulus_id in ids(split, n)}
+        shown = len(split_of)  # the others stand at the end
+        split_of |= dict.fromkeys(ids("gallery", self.n_gallery * N_TEST), "gallery")
         scenes = [scene(stimulus_id) for stimulus_id in split_of]
         images = self._images(scenes, out)
-        features = stimulus_features(scenes, images)
+        features = stimulus_features(scenes[:shown], images[:shown])
         stimuli = pd.DataFrame({
             "stimulus_id": list(split_of), "kind": "image", "file": "images.npy", "pointer": np.arange(len(scenes)),
             "concept": [s.concept for s in scenes], "category": [s.category for s in scenes],
@@ -131,7 +139,7 @@ class Scenes(Study):
         writer = PreparedWriter(out, study=self.name)
         ceilings = []
         for subject in self.subjects:
-            trials = self.trials(subject, stimuli)
+            trials = self.trials(subject, stimuli[:shown])
             spec, blocks, ideal = self._simulate(subject, features=features, trials=trials)
             if not writer.has_subject(subject):
                 log.info("%s: simulating %d trials of %d channels", subject, len(trials), spec.n_channels)
@@ -152,7 +160,7 @@ class Scenes(Study):
         subject
             Name; the order depends on it and on the seed alone.
         stimuli
-            All stimuli: stimulus_id, split.
+            All that are shown: stimulus_id, split.
 
         Returns
         -------

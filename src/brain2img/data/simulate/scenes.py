@@ -23,8 +23,10 @@ from brain2img.data.simulate.shapes import COLOURS, KINDS, draw_object
 
 __all__ = ["BACKGROUNDS", "COLOURS", "KINDS", "POOLS", "SIZES", "Scene", "concepts", "ids", "render", "scene"]
 
-#: Pool -> code that seeds its scenes. "backbone" is for training the small image backbones of the simulated study.
-POOLS: dict[str, int] = {"train": 1, "val": 2, "test": 3, "backbone": 4}
+#: Pool -> code that seeds its scenes. "backbone" is for training the small image backbones of the simulated study,
+#: "gallery" other pictures of the test concepts, which nobody sees and no backbone is trained on.
+POOLS: dict[str, int] = {"train": 1, "val": 2, "test": 3, "backbone": 4, "gallery": 5}
+_CONCEPTS_OF = {"backbone": "train", "gallery": "test"}
 
 #: Size -> side of the object's box, and distance of the outer positions from the middle across and down: fractions of
 #: the picture's side. `features` standardises x, y and scale by constants measured on these; change them together.
@@ -188,7 +190,7 @@ def concepts(pool: str) -> tuple[str, ...]:
     Parameters
     ----------
     pool : str
-        ``train`` and ``backbone`` (the same 240 concepts), ``val`` (40) or ``test`` (200).
+        ``train`` and ``backbone`` (the same 240 concepts), ``val`` (40), or ``test`` and ``gallery`` (200).
 
     Returns
     -------
@@ -201,7 +203,7 @@ def concepts(pool: str) -> tuple[str, ...]:
         If the pool is unknown.
     """
     _check_pool(pool)
-    return _partition()["train" if pool == "backbone" else pool]
+    return _partition()[_CONCEPTS_OF.get(pool, pool)]
 
 
 def ids(pool: str, n: int, *, start: int = 0) -> list[str]:
