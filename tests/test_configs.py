@@ -40,8 +40,15 @@ def _parts(path: Path) -> list[dict]:
     return [content] if "_target_" in content else list(content.values())
 
 
-@pytest.mark.parametrize("root", sorted({*ROOTS} - {"train_small_backbones", *DATA_PREP}))  # these know no experiments
-@pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
+def _pairs() -> list:
+    """Return every root with every experiment; slow but for every root with one of them and one root with every one."""
+    roots = sorted({*ROOTS} - {"train_small_backbones", *DATA_PREP})  # these know no experiments
+    return [pytest.param(root, experiment, id=f"{root}-{experiment}",
+                         marks=[] if root == "pipeline" or experiment in (None, "demo/eeg_atm") else pytest.mark.slow)
+            for root in roots for experiment in (None, *EXPERIMENTS)]
+
+
+@pytest.mark.parametrize(("root", "experiment"), _pairs())
 def test_every_root_composes_with_every_experiment(composed, root, experiment):
     cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
     resolved = OmegaConf.to_container(cfg, resolve=True)
