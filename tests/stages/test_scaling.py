@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,8 +119,8 @@ def test_noise_lowers_accuracy_and_an_interrupted_command_goes_on(command, tmp_p
     kept = train / "clean_30_draw-0" / "fold-0_seed-0" / "manifest.json"
     lost = train / "noisy_120_draw-1" / "fold-0_seed-0" / "manifest.json"
     times = kept.stat().st_mtime_ns, lost.stat().st_mtime_ns
-    lost.unlink()
-    (folder / "manifest.json").unlink()
+    shutil.rmtree(lost.parent.parent)
+    shutil.rmtree(folder)
     code, printed = command("scripts/scaling.py", *asked)
     assert code == 0, printed
     assert kept.stat().st_mtime_ns == times[0]
@@ -131,7 +132,7 @@ def test_noise_lowers_accuracy_and_an_interrupted_command_goes_on(command, tmp_p
 def test_over_subjects_the_same_ones_are_scored(command, tmp_path):
     code, printed = command("scripts/scaling.py", *SMALL, "split.kind=study", "+decoder.pooled=true",
                             "study.n_subjects=3", "scaling.axis=subjects", "scaling.amounts=[1,2,3]",
-                            "scaling.extrapolate=[6]", "split.train_trials=60")
+                            "scaling.extrapolate=[6]", "+split.train_trials=60")
     assert code == 0, printed
     ranks = pd.read_parquet(tmp_path / "outputs" / "scaling" / "small" / "ranks.parquet")
     scored = ranks.groupby(["draw", "amount"])["subject"].unique().map(tuple).unstack()
