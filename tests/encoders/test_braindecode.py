@@ -92,3 +92,13 @@ def test_messages():
         preset("braindecode", model="SSTDPN", features=True)
     with pytest.raises(ValueError, match="expected the same channels and samples for all subjects"):
         preset("eegnet", specs={"a": spec(63, name="a"), "b": spec(62, name="b")})
+
+
+def test_parameters_are_counted_without_memory_for_the_rest():
+    spec = SignalSpec(subject="s", modality="eeg", units="V", n_channels=17, n_times=125, sfreq=125.0)
+    arguments = {"filter_time_length": 5, "pool_time_length": 13, "pool_time_stride": 3}
+    built = Braindecode(specs={"s": spec}, model="EEGConformer", n_outputs=16, arguments=arguments)
+    with torch.device("meta"):
+        counted = Braindecode(specs={"s": spec}, model="EEGConformer", n_outputs=16, arguments=arguments)
+    assert counted.hidden == built.hidden
+    assert [p.shape for p in counted.parameters()] == [p.shape for p in built.parameters()]

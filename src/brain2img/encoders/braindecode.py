@@ -70,10 +70,11 @@ class Braindecode(Encoder):
         given = {"n_chans": n_channels, "n_times": n_times, "sfreq": sfreq, "n_outputs": n_outputs,
                  "chs_info": _channels(spec)}
         try:
-            self.model = cls(**{k: v for k, v in given.items() if k in known}, **arguments)
+            with torch.device("cpu"):  # even where parameters are only counted: some models run to learn their sizes
+                self.model = cls(**{k: v for k, v in given.items() if k in known}, **arguments)
             if features:
                 self._take_out_final_layer(model)
-            with torch.no_grad():
+            with torch.no_grad(), torch.device("cpu"):
                 example = self.eval()._flat(torch.zeros(2, n_channels, n_times))
         except Exception as error:  # braindecode raises what comes; what it says is what the user needs
             if isinstance(error, ValueError) and str(error).startswith("Braindecode encoder"):
