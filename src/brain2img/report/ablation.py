@@ -110,7 +110,7 @@ def figure(table: pd.DataFrame, *, ceiling: float | None) -> bytes:
         ax.set_yticks(range(len(rows)), [labels[row] for row in rows])
         ax.invert_yaxis()
         ax.set(xlabel="top-1, image from brain (%)", xlim=(0, None))
-        ax.legend(loc="lower right")
+        drawn.legend(loc="outside lower center", ncols=3)
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

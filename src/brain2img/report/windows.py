@@ -198,7 +198,7 @@ def _regions(shown: pd.DataFrame, spec: SignalSpec, regions: Mapping[str, Sequen
     ax.axhline(50, color="#333333", ls="--", lw=1, label="chance")
     ax.set_xticks(range(len(names)), [f"{n}\n({len(regions[n]) if n in regions else spec.n_channels})" for n in names])
     ax.set(ylabel="two-way (%)", title="Regions (number of channels)")
-    ax.legend(loc="upper right", ncols=2)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if maps:
         here = spec.select(np.array(inside))
         of_channel = {channel: name for name, channels in regions.items() for channel in channels}
