@@ -41,20 +41,35 @@ def _parts(path: Path) -> list[dict]:
 
 
 def _pairs() -> list:
-    """Return every root with every experiment; slow but for every root with one of them and one root with every one."""
+    """Return the root `pipeline` with every experiment, every root with one; slow: with one of each folder.
+
+    Every root is based on base.yaml (next test), which merges what experiments speak of into it.
+    """
     roots = sorted({*ROOTS} - {"train_small_backbones", *DATA_PREP})  # these know no experiments
-    return [pytest.param(root, experiment, id=f"{root}-{experiment}",
-                         marks=[] if root == "pipeline" or experiment in (None, "demo/eeg_atm") else pytest.mark.slow)
-            for root in roots for experiment in (None, *EXPERIMENTS)]
+    of_each_folder = {Path(e).parent: e for e in reversed(EXPERIMENTS)}.values()
+    fast = [("pipeline", e) for e in (None, *EXPERIMENTS)] + [(r, e) for r in roots for e in (None, "demo/eeg_atm")]
+    slow = {(r, e) for r in roots for e in of_each_folder} - set(fast)
+    return [*dict.fromkeys(fast), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in sorted(slow))]
 
 
 @pytest.mark.parametrize(("root", "experiment"), _pairs())
-def test_every_root_composes_with_every_experiment(composed, root, experiment):
+def test_roots_compose_with_experiments(composed, root, experiment):
     cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["study"]["_target_"].startswith("brain2img.studies.")
     for member in itertools.chain(resolved["members"] or (), *resolved.get("by_modality", {}).values()):
         assert member in EXPERIMENTS
+
+
+def test_every_root_is_based_on_base():
+    def bases(root: str) -> list[str]:
+        return [d for d in yaml.safe_load((CONFIGS / f"{root}.yaml").read_text())["defaults"] if d in (*ROOTS, "base")]
+
+    for root in {*ROOTS} - {"train_small_backbones", *DATA_PREP}:
+        found = bases(root)
+        while found != ["base"]:  # by way of another root
+            assert len(found) == 1, root
+            found = bases(found[0])
 
 
 def test_every_root_has_a_script_and_the_other_way_round():
