@@ -53,8 +53,9 @@ def scaling(cfg: DictConfig) -> Path:
 
     ``scaling.axis=trials``: amounts are training trials of every subject. ``subjects``: numbers of subjects trained
     together; in a draw, few subjects are a part of many, and those of the smallest number are scored throughout, so
-    that the curve is not one of other people. Every training is a run (``train/<name>/<hardware>_<amount>_draw-<d>``),
-    so an interrupted command goes on with what is missing.
+    that the curve is not one of other people. Draws begin with different subjects, as long as there are some. Every
+    training is a run (``train/<name>/<hardware>_<amount>_draw-<d>``), so an interrupted command goes on with what is
+    missing.
 
     ``ranks.parquet`` has the rank of the seen stimulus for every training, subject and stimulus; ``scaling.parquet``
     accuracies with bootstrap intervals over stimuli, and why a point is left out of the fit (`flag`); ``fits.parquet``
@@ -113,8 +114,8 @@ def _points(cfg: DictConfig, settings: Mapping[str, Any], *, study: PreparedStud
     if len(numbers) == len(amounts):
         check_distance(np.array(settings["extrapolate"] or []), largest=max(numbers), beyond=settings["beyond"])
     _check_hardware(hardware, study=study, subjects=known)
-    orders = [list(np.random.default_rng([int(cfg.seed), draw, 43]).permutation(known))
-              for draw in range(int(settings["n_draws"]))]
+    people, turn = np.random.default_rng([int(cfg.seed), 43]).permutation(known), min(numbers, default=0)
+    orders = [list(np.roll(people, -draw * turn)) for draw in range(int(settings["n_draws"]))]  # other people first
     points = []
     for (name, data), amount in product(hardware.items(), amounts):
         whole = amount is None or (axis == "subjects" and amount == len(known) == min(numbers))
