@@ -107,8 +107,8 @@ def test_messages():
 def test_attention_computed_anew_part_by_part_changes_nothing(n_tokens):
     torch.manual_seed(0)
     x, tokens = torch.randn(5, 63, 250).double(), torch.randn(5, n_tokens, 250).double().requires_grad_()
-    kept = published(dropout=(0.0, 0.0), recompute=False).double()
-    anew = published(dropout=(0.0, 0.0), recompute=True).double()
+    kept, anew = (published(dropout=(0.0, 0.0)).double() for _ in range(2))
+    kept.recompute = False
     anew.load_state_dict(kept.state_dict())
     anew.tsconv.at_once = 2
     features, results = Features(x, tokens if n_tokens else None), []

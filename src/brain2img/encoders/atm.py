@@ -86,9 +86,13 @@ class ATM(Encoder):
     value_embedding
         Whether the Linear on samples is here, shared by all; false where every subject has its own in the adapter
         (upstream: ``joint_train``; here: ``adapter=subject_time adapter.token=true``).
+
+    Attributes
+    ----------
     recompute
         Whether the backward pass computes the attention layer anew, some trials at a time, in place of keeping what it
-        needs: of 1,024 trials of 63 x 250, 1.4 GB. The same numbers either way, but for those of dropout.
+        needs (of 1,024 trials of 63 x 250, 1.4 GB); so it is unless set to False. The same numbers either way, but for
+        those of dropout.
 
     Raises
     ------
@@ -96,13 +100,15 @@ class ATM(Encoder):
         If channels or samples differ between subjects, or the window is too short for kernel and pool.
     """
 
+    recompute = True
+
     def __init__(self, *, specs: Mapping[str, SignalSpec], bin: int = 1, n_heads: int = 4, feedforward: int = 256,
                  n_filters: int = 40, kernel: int = 25, pool: int = 51, stride: int = 5,
                  dropout: tuple[float, float] = (0.25, 0.5), published_slice: bool = False,
-                 value_embedding: bool = True, recompute: bool = True) -> None:
+                 value_embedding: bool = True) -> None:
         super().__init__()
         n_channels, n_times = common_size(specs, what="ATM encoder", bin=bin)
-        self.grid, self.published_slice, self.recompute = Grid(n_channels, n_times), published_slice, recompute
+        self.grid, self.published_slice = Grid(n_channels, n_times), published_slice
         self.value_embedding = nn.Linear(n_times, n_times) if value_embedding else nn.Identity()
         self.embedding_dropout = Dropout(dropout[0])
         self.attn_layer = ChannelAttention(n_times, n_heads=n_heads, feedforward=feedforward, dropout=dropout[0])
