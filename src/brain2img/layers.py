@@ -37,16 +37,18 @@ class _ByteDropout(torch.autograd.Function):
         """Zero ``share / 256`` of the values of x, scale the others up."""
         n = x.numel()
         noise = torch.empty((n + 7) // 8, dtype=torch.int64).random_(-2**63, None).view(torch.uint8)
-        ctx.keep, ctx.scale = noise[:n].view(x.shape) >= share, 256 / (256 - share)
-        return _ByteDropout._kept(ctx, x)
+        keep, ctx.scale = noise[:n].view(x.shape) >= share, 256 / (256 - share)
+        ctx.save_for_backward(keep)  # not an attribute, which would outlive what `anew` gives up
+        return _ByteDropout._kept(x, keep, ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _ByteDropout._kept(ctx, gradient), None
+        keep, = ctx.saved_tensors
+        return _ByteDropout._kept(gradient, keep, ctx.scale), None
 
     @staticmethod
-    def _kept(ctx: Any, x: Tensor) -> Tensor:
-        return cast(Tensor, ctx.keep.to(x.dtype).mul_(ctx.scale).mul_(x))
+    def _kept(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        return keep.to(x.dtype).mul_(scale).mul_(x)
 
 
 def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:

@@ -91,8 +91,8 @@ class ATM(Encoder):
     ----------
     recompute
         Whether the backward pass computes the attention layer anew, some trials at a time, in place of keeping what it
-        needs (of 1,024 trials of 63 x 250, 1.4 GB); so it is unless set to False. The same numbers either way, but for
-        those of dropout.
+        needs (of 1,024 trials of 63 x 250, about 1 GB); so it is unless set to False. The same numbers either way,
+        but for those of dropout.
 
     Raises
     ------
