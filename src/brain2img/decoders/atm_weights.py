@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from brain2img.decoders.deep import DeepDecoder
-from brain2img.decoders.published_weights import fill, is_state, number_of, read_file, without_module
+from brain2img.decoders.published_weights import PublishedWeights, fill, is_state, number_of, read_file, without_module
 from brain2img.encoders.atm import ATM
 from brain2img.encoders.atm_time import ATMTime
 from brain2img.records import SignalSpec
@@ -30,7 +30,7 @@ DEAD = {ATM: ("subject_wise_linear", f"{EMBEDDING}.position_embedding", f"{EMBED
 """What the files hold and no forward pass reaches."""
 
 
-class ATMWeights:
+class ATMWeights(PublishedWeights):
     """The key map of ATM-S (Li et al. 2024, https://github.com/dongyangli-del/EEG_Image_decode).
 
     The files are bare state dicts. The upstream layout (``encoder=atm``, weights on huggingface.co/datasets/

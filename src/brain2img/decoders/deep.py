@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from brain2img.data.once import KeptTrials
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
@@ -125,11 +126,13 @@ class DeepDecoder(Decoder):
         if precision == "16-mixed" and on_cpu:
             log.warning("trainer.precision=16-mixed is skipped: this machine has no GPU; 32-true is used")
             precision = "32-true"
+        # one process on one device, whatever SLURM_NTASKS of the shell of an allocation says: Lightning would take that
+        # for its own processes
         return Trainer(
             max_epochs=s.max_epochs, accelerator=s.accelerator, devices=1, precision=precision, callbacks=callbacks,
             accumulate_grad_batches=s.accumulate, gradient_clip_val=s.gradient_clip,
-            check_val_every_n_epoch=s.check_val_every, num_sanity_val_steps=0, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+            check_val_every_n_epoch=s.check_val_every, plugins=[LightningEnvironment()], num_sanity_val_steps=0,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
     def _resume(self, last: Path) -> dict[str, Any] | None:
         """Return epoch and early stopping of ``last.ckpt``, checked against this model; None where there is none."""

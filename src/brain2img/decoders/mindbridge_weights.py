@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from brain2img.decoders.deep import DeepDecoder
-from brain2img.decoders.published_weights import fill, is_state, number_of, read_file, without_module
+from brain2img.decoders.published_weights import PublishedWeights, fill, is_state, number_of, read_file, without_module
 
 STATE = "model_state_dict"
 BESIDE = {"epoch", "optimizer_state_dict", "lr_scheduler", "train_losses", "val_losses", "lrs"}
@@ -18,7 +18,7 @@ BESIDE = {"epoch", "optimizer_state_dict", "lr_scheduler", "train_losses", "val_
 PER_SUBJECT = ("embedder", "builder")
 
 
-class MindBridgeWeights:
+class MindBridgeWeights(PublishedWeights):
     """The key map of MindSingle and MindBridge (Wang et al. 2024, https://github.com/littlepure2333/MindBridge).
 
     Both layouts of file are read: a dictionary with ``epoch`` and ``model_state_dict``, and the older one with

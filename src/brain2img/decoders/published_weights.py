@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from brain2img.decoders.deep import DeepDecoder
 from brain2img.layers import check_weights
 
 log = logging.getLogger(__name__)
+
+
+class PublishedWeights(ABC):
+    """The key map of one published model: how its checkpoints name weights, and where each has its place."""
+
+    @abstractmethod
+    def load(self, decoder: DeepDecoder, path: Path) -> dict[str, Any]:
+        """Load the weights of a file into `decoder` and return the report, that of `fill` at least."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return one of small sizes."""
 
 
 def read_file(path: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
+from brain2img.stages.failures import said
+from brain2img.stages.logs import show_libraries
 from brain2img.stages.members import members
+from brain2img.stages.workspace import trust_what_was_typed
 
 log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
@@ -34,8 +38,12 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
     threadpool_limits(1, user_api="blas")
     _keep_freed_memory()
     try:
+        trust_what_was_typed(cfg)
         for member in [cfg] if collective else members(cfg):
             stage(member)
+    except KeyboardInterrupt:
+        log.error("stopped from the keyboard. The same command goes on where it was.")
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
@@ -43,11 +51,9 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
         (folder / "traceback.txt").write_text(traceback.format_exc())
         if hydra.mode == RunMode.MULTIRUN:
             raise  # the launcher records which job failed, and goes on with the others
-        if isinstance(error, ValueError):
-            log.error("%s", error)
-        elif isinstance(error, OSError) and error.errno is not None:
-            log.error("%s: expected to read or write it, got %s. Free space or correct the path; the traceback is in "
-                      "%s.", error.filename or "a file", error.strerror, folder / "traceback.txt")
+        message = said(error, kept=folder / "traceback.txt")
+        if message is not None:
+            log.error("%s", message)
         else:
             log.exception("unexpected %s: this is a defect of brain2img, please report it", type(error).__name__)
         sys.exit(1)
@@ -78,6 +84,4 @@ def _log_to(folder: Path) -> None:
     root = logging.getLogger()
     root.handlers = [terminal, file]
     root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    for noisy in ("py.warnings", "matplotlib", "fsspec", "lightning.pytorch", "PIL", "himalaya", "httpx", "httpx2"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    show_libraries(terminal)
