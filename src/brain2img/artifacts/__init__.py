@@ -7,6 +7,7 @@ killed stage never leaves something that looks whole.
 
 from brain2img.artifacts.arrays import ArrayWriter, EmbeddingCache
 from brain2img.artifacts.captions import Captions
+from brain2img.artifacts.checkpoints import read_torch_file
 from brain2img.artifacts.files import (
     StoredRows,
     begin_array,
@@ -25,7 +26,29 @@ from brain2img.artifacts.folders import StageFolder, differences, git_commit, op
 from brain2img.artifacts.predictions import Predictions
 from brain2img.artifacts.reconstructions import Reconstructions
 
-__all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "StoredRows",
-           "begin_array", "check_room", "differences", "digest", "file_digest", "git_commit", "open_folder",
-           "read_array", "read_manifest", "safe_name", "versions", "write_array", "write_json", "write_rows",
-           "write_table", "writing"]
+__all__ = [
+    "ArrayWriter",
+    "Captions",
+    "EmbeddingCache",
+    "Predictions",
+    "Reconstructions",
+    "StageFolder",
+    "StoredRows",
+    "begin_array",
+    "check_room",
+    "differences",
+    "digest",
+    "file_digest",
+    "git_commit",
+    "open_folder",
+    "read_array",
+    "read_manifest",
+    "read_torch_file",
+    "safe_name",
+    "versions",
+    "write_array",
+    "write_json",
+    "write_rows",
+    "write_table",
+    "writing",
+]

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from brain2img.artifacts import read_torch_file
+
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -151,7 +153,7 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[2]))
 
 
-def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code in it.
 
     Raises
@@ -161,9 +163,4 @@ def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
     """
     if not path.exists():
         raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path}: expected a whole checkpoint of this project, got one that cannot be read "
-                         f"({reason}). Move it away and train again.") from error
+    return read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")

@@ -3,7 +3,7 @@
 A configuration is an untrusted file: it comes with a run folder, a manifest or an experiment of somebody else. A
 ``_target_`` counts only where it names a class that is *defined* in this package, not one that a module merely imports,
 and that is of the interface asked for; its arguments are plain data. Packages of plug-ins count beside ours where the
-command line names them (``trusted=[my_lab]``); no file can.
+command line names them (``+trusted=[my_lab]``); no file can.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def trust(names: Sequence[str]) -> None:
     global _trusted
     for name in names:
         if not all(part.isidentifier() for part in str(name).split(".")):
-            raise ValueError(f"trusted: expected names of packages of Python, got {name!r}. Correct trusted=[...].")
+            raise ValueError(f"trusted: expected names of packages of Python, got {name!r}. Correct +trusted=[...].")
     _trusted = tuple(str(name) for name in names)
 
 
@@ -85,7 +85,7 @@ def defined(target: str) -> Any:
     if not _PATH.fullmatch(target) or not target.startswith(tuple(f"{name}." for name in packages)):
         raise ValueError(f"_target_: expected a class of {' or '.join(f'{name}.*' for name in packages)}, got "
                          f"{target!r}. Choose a part of this package; a plug-in of your own counts with "
-                         "trusted=[<its package>] on the command line.")
+                         "+trusted=[<its package>] on the command line.")
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)

@@ -41,6 +41,8 @@ def check_command_line() -> None:
     from brain2img.stages.composing import guard
 
     guard()
+    if any(argument.startswith(("--config-", "-cd", "-cp", "hydra.searchpath")) for argument in sys.argv[1:]):
+        return  # there are choices elsewhere, too; Hydra names them
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+").partition("=")
         group = group.partition("@")[0]

@@ -63,9 +63,8 @@ def said(error: BaseException, *, kept: Path) -> str | None:
             f"{kind} in {_where(error)}: expected values that it takes, got: {first}. If no file or setting of "
             f"yours is at fault, please report it; the traceback is in {kept}.")
     if is_out_of_memory(error):
-        return (f"memory: expected enough of it, got: {first}. Lower batch_size or trainer.batch_size ("
-                "trainer.accumulate keeps the effective size), jobs or the number of voxels, or take a larger machine; what is "
-                "finished is kept.")
+        return (f"memory: expected enough of it, got: {first}. Lower batch_size or trainer.batch_size (and raise "
+                "trainer.accumulate), jobs, or the number of voxels, or take a larger machine; what is done is kept.")
     if isinstance(error, ImportError):
         return _of_a_library(error, first)
     if isinstance(error, BrokenPipeError):

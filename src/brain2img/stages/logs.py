@@ -1,7 +1,7 @@
 """What libraries say while a stage runs: each warning reaches the user once, and all of them the log file.
 
-Silent is only what is listed in `HARMLESS`, with the reason. What is dangerous is an error where it arises: weights that
-are missing (`pretrained.loading`), an activation that the weights were not trained with.
+Silent is only what is listed in `HARMLESS`, with the reason. What is dangerous is an error where it arises
+(`pretrained.loading`): weights that are missing, an activation that the weights were not trained with.
 """
 
 from __future__ import annotations

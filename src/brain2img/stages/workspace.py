@@ -45,7 +45,7 @@ def given_overrides() -> list[str]:
 
 
 def trust_what_was_typed(cfg: DictConfig) -> None:
-    """Let the packages of ``trusted=[...]`` on the command line define parts; no file can name one.
+    """Let the packages of ``+trusted=[...]`` on the command line define parts; no file can name one.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def trust_what_was_typed(cfg: DictConfig) -> None:
     names: list[str] = list(plain(cfg.get("trusted")) or [])
     if names and not typed:
         raise ValueError(f"trusted: expected packages that the command line names, got {names} from an experiment. "
-                         "Take it out of that file; if you trust them, type trusted=[...].")
+                         "Take it out of that file; if you trust them, type +trusted=[...].")
     trust(names)
 
 
