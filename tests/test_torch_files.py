@@ -80,7 +80,8 @@ def test_what_is_there_instead_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files"),
-                                   MemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 GB")])
+                                   MemoryError("no memory"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 GB")])
 def test_errors_of_the_system_are_not_called_damage(tmp_path, monkeypatch, error):
     torch.save({}, tmp_path / "a.pt")
 
@@ -133,5 +134,5 @@ def test_names_of_wrappers_are_taken_out(tmp_path, caplog):
               "head_image.bias": weight}
     assert without_wrappers(partly, path=path) == bare
     assert "_orig_mod, module taken out of 2 of 3 names" in caplog.text
-    with pytest.raises(ValueError, match="expected one weight of each name, got 'a' and 'module.a'"):
+    with pytest.raises(ValueError, match=r"expected one weight of each name, got 'a' and 'module\.a'"):
         without_wrappers({"a": weight, "module.a": weight}, path=path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -25,6 +26,11 @@ from brain2img.records import BrainBatch, EmbeddingSpec
 
 log = logging.getLogger(__name__)
 
+EXPECTED = (
+    r"The '\w+_dataloader' does not have many workers",  # batches are views of mapped files
+    r"You defined a `validation_step` but have no `val_dataloader`",  # a split without validation trials
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own business with torch
+"""Beginnings of warnings of Lightning that say nothing about a fit of ours."""
 CHUNK = 256
 """Trials that are decoded at once."""
 
@@ -222,19 +228,18 @@ class DeepDecoder(Decoder):
                    training={"max_epochs": 2, "batch_size": 16})
 
 
-class _quiet:
-    """Silence Lightning's advice while it trains; its errors still come through."""
-
-    def __enter__(self) -> None:
-        self._levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
-        for name in self._levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-    def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Lightning tells at every fit; its warnings come through, but for those that cannot matter here."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in EXPECTED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -163,4 +163,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
-    return read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
+    found = read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
+    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
+        got = f"one with {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"checkpoint {path}: expected a checkpoint of this project, got {got}. Weights from elsewhere "
+                         "come in by scripts/import_weights.py.")
+    return found

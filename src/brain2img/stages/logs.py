@@ -36,7 +36,8 @@ class _Shared(logging.Logger):
         return
 
     def addHandler(self, hdlr: logging.Handler) -> None:
-        return
+        if type(hdlr) is not logging.StreamHandler:  # by which they write to the terminal themselves
+            super().addHandler(hdlr)
 
 
 class OncePerCommand(logging.Filter):
