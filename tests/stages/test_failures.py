@@ -52,6 +52,8 @@ KINDS = {
     "recursion": (RecursionError("maximum recursion depth exceeded"), "refer to each other in a circle"),
     "setting": (lambda: OmegaConf.create({"a": "${b}"}).a, "Interpolation key 'b' not found"),
     "missing setting": (lambda: OmegaConf.create({"a": "???"}).a, "Missing mandatory value: a"),
+    "choice": (lambda: OmegaConf.create({"a": 1}, flags={"struct": True}).reconstructor,
+               "reconstructor: expected this setting or choice, got none. Give reconstructor=..."),
     "ours": (ValueError("study: expected x, got y. Cure."), "study: expected x, got y. Cure."),
     "a library's": (lambda: np.linalg.cholesky(-np.eye(2)), "LinAlgError in "),
     "JSON": (lambda: json.loads(""), "JSONDecodeError in "),

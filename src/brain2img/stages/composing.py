@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from brain2img.artifacts import differences
 
@@ -141,6 +141,9 @@ def said_of(error: BaseException) -> str:
     if isinstance(error, RecursionError) or "recursive" in text.lower() or "RecursionError" in text:
         return (f"configuration: expected settings that end in values, got some that refer to each other in a circle "
                 f"({text.splitlines()[0]}). Correct the ${{...}} in the experiment or the override.")
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and getattr(error, "full_key", None):
+        return (f"{error.full_key}: expected this setting or choice, got none. Give {error.full_key}=... on the command "
+                "line or in the experiment.")
     if isinstance(error, OmegaConfBaseException) or "Interpolation" in text or "nterpolation key" in text:
         return (f"configuration: expected settings that can be resolved, got: {text.splitlines()[0]} "
                 f"(in {getattr(error, 'full_key', None) or 'the configuration'}). Correct the setting; --cfg job "

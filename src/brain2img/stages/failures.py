@@ -54,9 +54,7 @@ def said(error: BaseException, *, kept: Path) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         return (f"text: expected {error.encoding}, got bytes that are not ({error.reason} at byte {error.start}, "
                 f"in {_where(error)}). Save the file as {error.encoding}; the traceback is in {kept}.")
-    if isinstance(error, (HydraException, OmegaConfBaseException)) and not isinstance(error, ValueError | KeyError):
-        return said_of(error)
-    if isinstance(error, OmegaConfBaseException):
+    if isinstance(error, (HydraException, OmegaConfBaseException, RecursionError)):
         return said_of(error)
     if isinstance(error, ValueError):
         return text if _is_ours(error) else (
@@ -75,8 +73,6 @@ def said(error: BaseException, *, kept: Path) -> str | None:
         cure = _OF_A_FILE.get(error.errno, "Look at this file and its file system")
         return (f"{error.filename or 'a file'}: expected to read or write it, got: {error.strerror or first}. {cure}; "
                 f"the traceback is in {kept}.")
-    if isinstance(error, RecursionError):
-        return said_of(error)
     if kind == "MisconfigurationException":  # of Lightning
         return f"trainer: expected settings that this machine can obey, got: {first} Correct trainer.*."
     if isinstance(error, RuntimeError) and re.search(r"\bCUDA|cuDNN|NVIDIA driver", text):

@@ -13,7 +13,10 @@ import sysconfig
 from pathlib import Path
 
 HARMLESS: tuple[tuple[str, str, str], ...] = (
-)
+    ("braindecode", r"Montage name 'standard_10\d+' is deprecated",
+     "MNE renames its montages, the positions stay: it is for braindecode to follow"),
+    ("torch", r"Using padding='same' with even kernel lengths",
+     "says that a convolution takes more memory, and gives the same values"))
 """Library, beginning of its message (a regular expression), and why nobody needs to see it."""
 _OWN_HANDLERS = ("transformers", "diffusers", "mne", "lightning.pytorch", "lightning.fabric")
 """Loggers that their libraries give a handler of their own, whose records would not reach ours."""
@@ -94,8 +97,15 @@ def library_of(path: str) -> str:
     return ""
 
 
-def show_libraries(terminal: logging.Handler) -> None:
-    """Bring warnings of Python and records of libraries into the log of the command, each once on `terminal`."""
+def warns_or_is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record is of this package, or a warning of a library and no advice."""
+    return record.levelno >= logging.WARNING or not said_by(record)[0]
+
+
+def show_libraries(terminal: logging.Handler, *files: logging.Handler) -> None:
+    """Bring warnings of libraries into the log of the command: each once on `terminal`, all of them into `files`."""
+    for file in files:
+        file.addFilter(warns_or_is_ours)
     terminal.addFilter(OncePerCommand())
     terminal.setFormatter(Brief("%(message)s"))
     logging.captureWarnings(True)

@@ -84,4 +84,4 @@ def _log_to(folder: Path) -> None:
     root = logging.getLogger()
     root.handlers = [terminal, file]
     root.setLevel(logging.INFO)
-    show_libraries(terminal)
+    show_libraries(terminal, file)
