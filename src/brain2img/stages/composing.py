@@ -142,8 +142,8 @@ def said_of(error: BaseException) -> str:
         return (f"configuration: expected settings that end in values, got some that refer to each other in a circle "
                 f"({text.splitlines()[0]}). Correct the ${{...}} in the experiment or the override.")
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and getattr(error, "full_key", None):
-        return (f"{error.full_key}: expected this setting or choice, got none. Give {error.full_key}=... on the command "
-                "line or in the experiment.")
+        return (f"{error.full_key}: expected this setting or choice, got none. Give {error.full_key}=... on the "
+                "command line or in the experiment.")
     if isinstance(error, OmegaConfBaseException) or "Interpolation" in text or "nterpolation key" in text:
         return (f"configuration: expected settings that can be resolved, got: {text.splitlines()[0]} "
                 f"(in {getattr(error, 'full_key', None) or 'the configuration'}). Correct the setting; --cfg job "
