@@ -25,6 +25,7 @@ from brain2img.artifacts.files import (
 from brain2img.artifacts.folders import StageFolder, differences, git_commit, open_folder, read_manifest, versions
 from brain2img.artifacts.predictions import Predictions
 from brain2img.artifacts.reconstructions import Reconstructions
+from brain2img.artifacts.system_errors import is_of_the_system, is_out_of_memory
 
 __all__ = [
     "ArrayWriter",
@@ -40,6 +41,8 @@ __all__ = [
     "digest",
     "file_digest",
     "git_commit",
+    "is_of_the_system",
+    "is_out_of_memory",
     "open_folder",
     "read_array",
     "read_manifest",

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from brain2img.artifacts import digest, writing
+from brain2img.artifacts import digest, is_of_the_system, writing
 from brain2img.interfaces import Decoder
 from brain2img.layers import StandardParts
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
@@ -223,6 +223,8 @@ class EncodingModel(Decoder):
                     if got != size:
                         raise RuntimeError(f"{got} values of subject {spec.subject!r} for {size}")
             except (RuntimeError, KeyError) as error:
+                if is_of_the_system(error):
+                    raise
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"checkpoint {path}: expected a model of subjects {sorted(self.specs)} and space "
                                  f"{space!r}, got another ({reason}). Train this run again.") from error

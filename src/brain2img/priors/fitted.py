@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from brain2img.artifacts import differences, write_json, writing
+from brain2img.artifacts import differences, is_of_the_system, write_json, writing
 from brain2img.layers import check_weights
 
 REFIT = "Fit the prior again (stage fit_prior with overwrite=true), or choose the settings it was fitted with."
@@ -109,6 +109,8 @@ def read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarr
     try:
         arrays = load_file(str(path))
     except Exception as error:
+        if is_of_the_system(error):
+            raise
         raise ValueError(f"prior {path}: expected a whole safetensors file, got one that cannot be read ({error}). "
                          f"{REFIT}") from error
     check_weights(expected, arrays, what=f"prior {path}", cure=REFIT)
