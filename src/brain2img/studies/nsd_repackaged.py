@@ -92,7 +92,7 @@ class Averaged:
             if len(firsts) > 1:
                 source, key = list(firsts.values())[1]
                 raise ValueError(f"{source}: expected one {what} for {subject_name(subject)}, got "
-                                 f"{' and '.join(map(str, firsts))} (the last in {key}). Fetch it again.")
+                                 f"{' and '.join(map(str, firsts))} (the last in {key}). Give the tars as published.")
         trials = pd.DataFrame(rows, columns=["image", "session", "split", "place"])
         self._check(subject, trials, count=count)
         height, width = next(iter(sizes))
@@ -174,7 +174,7 @@ def _repetitions(members: Mapping[str, bytes], *, source: Path, key: str) -> np.
     betas = np.atleast_2d(array(members, "nsdgeneral.npy", source=source, key=key)).astype(np.float32)
     if betas.ndim != 2:
         raise ValueError(f"{source}: expected (repetitions, voxels) in {key}.nsdgeneral.npy, got {betas.shape}. "
-                         "Fetch it again.")
+                         "Give the tars as published.")
     _, first = np.unique(betas, axis=0, return_index=True)
     return betas[np.sort(first)]
 
@@ -251,13 +251,13 @@ class AllBetas:
                 behaviour = array(members, "behav.npy", source=path, key=key)
                 if behaviour.size != 17:
                     raise ValueError(f"{path}: expected 17 numbers in {key}.behav.npy, got {behaviour.size}. "
-                                     "Fetch it again.")
+                                     "Give the tars as published.")
                 image, who, session, run, _, place, *_, shared = behaviour.ravel().astype(int).tolist()
                 if who != subject or bool(shared) != (path == test):
                     raise ValueError(
                         f"{path}: expected trials of {subject_name(subject)} with "
                         f"{'shared' if path == test else 'own'} pictures, got subject {who} and a "
-                        f"{'shared' if shared else 'own'} picture in {key}. Fetch it again.")
+                        f"{'shared' if shared else 'own'} picture in {key}. Give the tars as published.")
                 rows.append((image, session, run, DURATION, "test" if path == test else "train", place))
         trials = pd.DataFrame(rows, columns=["image", "session", "run", "duration", "split", "place"])
         if self.sessions == "all" and trials["session"].max() > len(train):
