@@ -59,7 +59,7 @@ class FileContent:
     path: Path
     size: int
     digests: tuple[str, ...]
-    chunk: int = CHUNK
+    chunk: int
     _compared: set[int] = field(default_factory=set)
 
     def check(self, *, start: int = 0, stop: int | None = None, descriptor: int | None = None) -> None:
@@ -106,11 +106,11 @@ def write_contents(folder: Path) -> str:
     return file_digest(folder / CONTENTS)
 
 
-def file_digests(path: Path, *, size: int, chunk: int = CHUNK) -> list[str]:
-    """Return the hash of every `chunk` bytes of a file of `size` bytes."""
+def file_digests(path: Path, *, size: int) -> list[str]:
+    """Return the hash of every `CHUNK` bytes of a file of `size` bytes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return _digests(descriptor, list(range(-(-size // chunk))), chunk)
+        return _digests(descriptor, list(range(-(-size // CHUNK))), CHUNK)
     finally:
         os.close(descriptor)
 
@@ -177,8 +177,10 @@ def kept_content(path: Path) -> FileContent | None:
     """
     path = Path(os.path.abspath(path))
     key = _key(path)
-    if not _enabled or key in _files:
-        return _files.get(key) if _enabled else None
+    if not _enabled or path.name in _OWN:
+        return None
+    if key in _files:
+        return _files[key]
     folder = next((parent for parent in path.parents if (parent / "manifest.json").exists()), None)
     kept = (_kept(folder) or {}).get(path.relative_to(folder).as_posix()) if folder else None
     if kept is None:
