@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -14,7 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from brain2img.artifacts.content import write_contents
 from brain2img.artifacts.files import digest, write_json
+from brain2img.artifacts.reading import read_begun, read_json
+
+log = logging.getLogger(__name__)
 
 VERSIONED = ("brain2img", "torch", "lightning", "numpy", "scipy", "scikit-learn", "scikit-image", "himalaya", "mne",
              "open_clip_torch", "diffusers", "transformers", "pandas", "hydra-core")
@@ -56,14 +61,45 @@ def read_manifest(folder: Path, *, what: str = "folder") -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the folder is missing or unfinished.
+        If the folder is missing or unfinished, or the manifest damaged.
     """
     path = Path(folder) / "manifest.json"
     if not path.exists():
         state = "an unfinished one" if Path(folder).exists() else "nothing"
         raise ValueError(f"{what} {folder}: expected a finished folder with manifest.json, got {state}. "
                          "Run the stage that writes it (again: it continues where it stopped).")
-    return json.loads(path.read_text())
+    manifest: dict[str, Any] = read_json(path, keys=("id",))
+    if path not in _told and not seal_holds(manifest):
+        _told.add(path)
+        log.warning("%s: expected the manifest that was written, got one that was changed since: what it says of this "
+                    "folder may not be true. Look at it, or make the folder again with overwrite=true.", path)
+    return manifest
+
+
+_told: set[Path] = set()
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest as JSON gives it back, with a hash of all of it: see `seal_holds`."""
+    plain = json.loads(json.dumps(manifest, default=str))
+    return {**plain, "seal": digest(plain)}
+
+
+def seal_holds(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a manifest is as it was written; one of an older version, without a seal, is taken for it."""
+    return manifest.get("seal") in (None, digest({k: v for k, v in manifest.items() if k != "seal"}))
+
+
+def keep_contents(folder: Path) -> None:
+    """Keep hashes of the files of a finished folder as they are now, in place of those that were kept, if any.
+
+    Raises
+    ------
+    ValueError
+        As `read_manifest`.
+    """
+    manifest = {key: value for key, value in read_manifest(folder).items() if key != "seal"}
+    write_json(folder / "manifest.json", sealed({**manifest, "contents": write_contents(folder)}))
 
 
 @dataclass
@@ -82,11 +118,11 @@ class StageFolder:
         return self.head["id"]
 
     def finish(self, **facts: Any) -> None:
-        """Write the manifest and, when the folder was redone beside an old one, swap them."""
+        """Write hashes of the files and the manifest and, when the folder was redone beside an old one, swap them."""
         manifest = {**self.head, **facts, "git": git_commit(), "versions": versions(), "command": sys.argv,
                     "seconds": round(time.monotonic() - self.started, 1),
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_json(self.work / "manifest.json", manifest)
+        write_json(self.work / "manifest.json", sealed({**manifest, "contents": write_contents(self.work)}))
         (self.work / "started.json").unlink(missing_ok=True)
         if self.work != self.path:
             _swap(self.work, self.path)
@@ -106,6 +142,20 @@ def _swap(new: Path, path: Path) -> None:
     os.replace(new, path)
     if old.exists():
         shutil.rmtree(old)
+
+
+def _there(path: Path, *, overwrite: bool) -> dict[str, Any] | None:
+    """Return what stands in a folder by its manifest or what was begun, None if neither is there, {} of damaged notes.
+
+    Raises
+    ------
+    ValueError
+        If the manifest is damaged and `overwrite` false.
+    """
+    head, finished, begun = ("stage", "config", "inputs", "id"), path / "manifest.json", path / "started.json"
+    if finished.exists():
+        return (read_begun(finished, keys=head) or {}) if overwrite else read_json(finished, keys=head)
+    return (read_begun(begun, keys=head) or {}) if begun.exists() else None
 
 
 def open_folder(path: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str],
@@ -128,20 +178,23 @@ def open_folder(path: Path, *, stage: str, config: Mapping[str, Any], inputs: Ma
     Raises
     ------
     ValueError
-        If a folder made with other settings or inputs is there and `overwrite` is false; names the differences.
+        If a folder made with other settings or inputs is there and `overwrite` is false; names the differences. If its
+        manifest is damaged and `overwrite` is false.
     """
     head = {"stage": stage, "config": dict(config), "inputs": dict(inputs)}
     head = json.loads(json.dumps(head, default=str))
     head["id"] = digest(head)
     started = time.monotonic()
     new = _beside(path, "new")
-    if (new / "manifest.json").exists():  # killed between the manifest and the swap
+    if read_begun(new / "manifest.json"):  # killed between the manifest and the swap
         _swap(new, path)
     old = _beside(path, "old")
     if old.exists():
         shutil.rmtree(old) if path.exists() else os.replace(old, path)
-    there = next((json.loads(p.read_text()) for p in (path / "manifest.json", path / "started.json") if p.exists()),
-                 None)
+    there = _there(path, overwrite=overwrite)
+    # of damaged notes nobody knows what they are of: redone beside, as with `overwrite`
+    overwrite = overwrite or there == {}
+    there = there or None
     if there is not None and there["id"] != head["id"] and not overwrite:
         lines = differences({k: there[k] for k in ("stage", "config", "inputs")},
                             {k: head[k] for k in ("stage", "config", "inputs")})
@@ -155,7 +208,7 @@ def open_folder(path: Path, *, stage: str, config: Mapping[str, Any], inputs: Ma
     if overwrite and path.exists():
         # what an interrupted `overwrite` began goes on where it stopped
         begun = new / "started.json"
-        if new.exists() and not (begun.exists() and json.loads(begun.read_text())["id"] == head["id"]):
+        if new.exists() and (read_begun(begun) or {}).get("id") != head["id"]:
             shutil.rmtree(new)
         work = new
     elif path.exists() and there is None and any(path.iterdir()):

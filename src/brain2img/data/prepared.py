@@ -21,7 +21,9 @@ from brain2img.artifacts import (
     StoredRows,
     digest,
     read_array,
+    read_json,
     read_manifest,
+    read_table,
     safe_name,
     write_json,
     write_table,
@@ -186,9 +188,9 @@ class PreparedWriter:
         specs = {}
         tables = []
         for path in sorted(self._subjects.glob("*.json")):
-            values = json.loads(path.read_text())
+            values = read_json(path, keys=("subject",))
             specs[values["subject"]] = values
-            tables.append(pd.read_parquet(path.with_suffix(".parquet")))
+            tables.append(read_table(path.with_suffix(".parquet")))
         write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs})
         write_table(self.out / "trials.parquet", pd.concat(tables, ignore_index=True))
         PreparedStudy(self.out, finished=False).validate()
@@ -208,12 +210,12 @@ class PreparedStudy:
     def __init__(self, folder: Path | str, *, finished: bool = True) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, what="prepared study") if finished else {}
-        values = json.loads((self.folder / "spec.json").read_text())
+        values = read_json(self.folder / "spec.json", keys=("study", "subjects"))
         self.name: str = values["study"]
         self.image_size: int | None = values.get("image_size")
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
-        self.trials = pd.read_parquet(self.folder / "trials.parquet")
-        self.stimulus_table = pd.read_parquet(self.folder / "stimuli.parquet")
+        self.trials = read_table(self.folder / "trials.parquet", columns=TRIAL_COLUMNS)
+        self.stimulus_table = read_table(self.folder / "stimuli.parquet", columns=STIMULUS_COLUMNS)
         self.stimulus_table["attributes"] = [json.loads(a) for a in self.stimulus_table["attributes"]]
         self.stimulus_table["captions"] = [[] if c is None else list(c) for c in self.stimulus_table["captions"]]
 

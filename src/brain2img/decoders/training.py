@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from brain2img.artifacts import reading
+
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -157,10 +159,10 @@ def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the file is missing or damaged.
+        If the file is missing, damaged or changed since it was written.
     """
-    if not path.exists():
-        raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
+    with reading(path, "a trained model"):
+        pass  # it is there, a file that this user may read, and as it was written
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:

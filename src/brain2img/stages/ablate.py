@@ -14,7 +14,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import Predictions, digest, open_folder, write_table
+from brain2img.artifacts import Predictions, digest, open_folder, read_table, write_table
 from brain2img.metrics.intervals import bootstrap, paired_difference
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.report.ablation import write_ablation
@@ -232,6 +232,6 @@ def _ceiling(run: FoldRun) -> float | None:
     path = run.prepared.folder / "ceiling.parquet"
     if not path.exists():
         return None
-    ranks = pd.read_parquet(path)
+    ranks = read_table(path)
     ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
     return float((ranks["rank"] <= 1).mean())

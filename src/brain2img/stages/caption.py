@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Captions, Predictions, digest, open_folder, write_json
+from brain2img.artifacts import Captions, Predictions, digest, open_folder, read_begun, write_json
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner
 from brain2img.stages.build import build_captioners, plain
@@ -50,7 +49,7 @@ def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *
     settings = {"captioner": plain(cfg.captioner[key]), "weights": captioner.uid()}
     store = outputs(cfg) / "cache" / "captions" / f"{key}-{digest(settings, length=8)}.json"
     store.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(store.read_text()) if store.exists() and not cfg.overwrite else {}
+    known = {} if cfg.overwrite else _known(store)
     folders = []
     for condition, predictions in asked.items():
         folder = open_folder(outputs(cfg) / "captions" / cfg.name / key / condition, stage="caption", config=settings,
@@ -63,6 +62,15 @@ def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *
         Captions.write(folder.work, rows=predictions.rows, captions=[known[k] for k in keys])
         folder.finish(condition=condition, study_name=predictions.manifest["study_name"])
     return folders
+
+
+def _known(store: Path) -> dict[str, str]:
+    """Return the captions that are kept; none, with a warning, where their file is damaged."""
+    kept = read_begun(store, keys=("captions", "digest"))
+    if kept is None or kept["digest"] == digest(kept["captions"]):
+        return kept["captions"] if kept else {}
+    log.warning("%s: expected the captions that were written, got others. They are made anew.", store)
+    return {}
 
 
 def _complete(known: dict[str, str], store: Path, predictions: Predictions, captioner: Captioner, *, cfg: DictConfig,
@@ -85,7 +93,7 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
             with fitting(len(rows), key="batch_size"):
                 texts = captioner.caption(needed)
             known |= zip(new.iloc[part], texts, strict=True)
-            write_json(store, known)
+            write_json(store, {"captions": known, "digest": digest(known)})
     return keys
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import git_commit, open_folder, versions, write_json, write_table
+from brain2img.artifacts import git_commit, open_folder, read_json, versions, write_json, write_table
 from brain2img.metrics.aggregate import differences, records
 from brain2img.report.page import write_report
 from brain2img.report.style import CEILING, STIMULI
@@ -86,4 +85,4 @@ def _differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Ge
 
 def load_summary(folder: Path) -> dict[str, Any]:
     """Return ``summary.json`` of a scores folder."""
-    return json.loads((folder / "summary.json").read_text())
+    return read_json(folder / "summary.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import EmbeddingCache, Predictions, open_folder, read_manifest, write_json
+from brain2img.artifacts import EmbeddingCache, Predictions, open_folder, read_json, read_manifest, write_json
 from brain2img.data.trials import grouping
 from brain2img.interfaces import Prior
 from brain2img.metrics.ranking import placements, similarity
@@ -82,7 +81,7 @@ def fit_prior(cfg: DictConfig) -> Path:
                     kept = np.ones(len(rows), dtype=bool) if joint else _held_back(
                         predictions.rows.loc[rows, "stimulus_id"], unit, share=settings["holdout"], seed=cfg.seed)
                     _fit(place, predictions, space, cache, rows=rows, kept=kept, cfg=cfg, joint=joint.get(space))
-                line = {"space": space, "run": i, "subject": subject, **json.loads((place / "scores.json").read_text())}
+                line = {"space": space, "run": i, "subject": subject, **read_json(place / "scores.json")}
                 _tell(line)
                 lines.append(line)
     folder.finish(source=LABELS[settings["source"]], validation=lines, runs=[run.manifest["id"] for run in runs],

@@ -14,7 +14,16 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from brain2img.artifacts import Predictions, StageFolder, digest, open_folder, safe_name, write_table, writing
+from brain2img.artifacts import (
+    Predictions,
+    StageFolder,
+    digest,
+    is_whole_png,
+    open_folder,
+    safe_name,
+    write_table,
+    writing,
+)
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Reconstructor
@@ -93,7 +102,7 @@ def _images(folder: StageFolder, predictions: Predictions, reconstructor: Recons
         pictures[mine] = [store / f"{key}.png" for key in row_keys(
             predictions, mine, reconstructor.needs, fitted=fitted.manifest["id"] if fitted else "")]
         new = pictures[mine].drop_duplicates()
-        new = new[[not (path.exists() and path.stat().st_mtime >= begun) for path in new]]
+        new = new[[not (is_whole_png(path) and path.stat().st_mtime >= begun) for path in new]]
         log.info("reconstruct %s %s: %d pictures, %d of them new", folder.path.parent.name, folder.path.name,
                  len(mine), len(new))
         if fitted and len(new):

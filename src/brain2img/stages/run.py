@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
+from brain2img.artifacts import compare_on_opening
 from brain2img.stages.members import members
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
     # what is large runs in torch, which has threads of its own
     threadpool_limits(1, user_api="blas")
     _keep_freed_memory()
+    compare_on_opening(bool(cfg.get("verify", True)))
     try:
         for member in [cfg] if collective else members(cfg):
             stage(member)

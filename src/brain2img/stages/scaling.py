@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import digest, open_folder, safe_name, write_table
+from brain2img.artifacts import digest, open_folder, read_table, safe_name, write_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.metrics.intervals import bootstrap
@@ -282,6 +282,6 @@ def _ceilings(run: FoldRun) -> dict[str, float]:
     path = run.prepared.folder / "ceiling.parquet"
     if not path.exists():
         return {}
-    ranks = pd.read_parquet(path)
+    ranks = read_table(path)
     ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
     return {f"top{k}": float((ranks["rank"] <= k).mean()) for k in (1, 5)}

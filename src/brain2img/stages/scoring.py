@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Captions, EmbeddingCache, Predictions, Reconstructions, read_manifest
+from brain2img.artifacts import Captions, EmbeddingCache, Predictions, Reconstructions, read_manifest, read_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Metric, Space
 from brain2img.records import Decoded, EmbeddingSpec
@@ -86,7 +86,7 @@ class MemberScores:
     def curve(self, curve: str) -> pd.DataFrame | None:
         """Return the table of the repetitions, the time course or the regions, or None where it was not made."""
         made = (self._curve(curve) / "manifest.json").exists()
-        return pd.read_parquet(self._curve(curve) / f"{curve}.parquet").assign(study=self.study) if made else None
+        return read_table(self._curve(curve) / f"{curve}.parquet").assign(study=self.study) if made else None
 
     def _folders(self) -> Iterator[tuple[str, str, str, Predictions | Reconstructions | Captions]]:
         """Yield stage, key, condition and folder of everything that was made."""
@@ -280,7 +280,7 @@ def observer(study: PreparedStudy, *, label: str) -> Tables:
     path = study.folder / "ceiling.parquet"
     if not path.exists():
         return pd.DataFrame(), pd.DataFrame()
-    ranks = pd.read_parquet(path)
+    ranks = read_table(path)
     ranks = ranks[ranks["repetitions"] == ranks["repetitions"].max()]
     gallery = int(ranks["gallery"].iloc[0])
     values = {"top1": (ranks["rank"] <= 1, 1 / gallery), "top5": (ranks["rank"] <= 5, 5 / gallery),
