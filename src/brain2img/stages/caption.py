@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Captions, Predictions, digest, open_folder, write_json
+from brain2img.artifacts import Captions, Predictions, claim, digest, open_folder, waiting, write_json
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner
 from brain2img.stages.build import build_captioners, plain
@@ -85,7 +85,8 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
             with fitting(len(rows), key="batch_size"):
                 texts = captioner.caption(needed)
             known |= zip(new.iloc[part], texts, strict=True)
-            write_json(store, known)
+            with waiting(60), claim(store):  # runs of other names add to it, too
+                write_json(store, {**(json.loads(store.read_text()) if store.exists() else {}), **known})
     return keys
 
 

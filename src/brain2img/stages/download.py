@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from brain2img.artifacts import claim
 from brain2img.data.fetching import (
     Part,
     RemoteFile,
@@ -102,12 +103,15 @@ class Wanted:
 
     def get(self, *, arrived: Callable[[int], object], overwrite: bool, password: str | None) -> None:
         """Fetch it, and unpack it where it is an archive; the archive is then removed."""
-        if overwrite or not self.fetched:
-            fetch(self.source, self.file, self.target, arrived=arrived)
-        if self.unpack is not None:
-            unpack(self.target, self.unpack, password=password)
-            self._note.write_text(self._identity)
-            self.target.unlink()
+        with claim(self.target):
+            if self.done and not overwrite:
+                return  # another command fetched it while this one waited
+            if overwrite or not self.fetched:
+                fetch(self.source, self.file, self.target, arrived=arrived)
+            if self.unpack is not None:
+                unpack(self.target, self.unpack, password=password)
+                self._note.write_text(self._identity)
+                self.target.unlink()
 
 
 def download(cfg: DictConfig) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from brain2img.artifacts import ArrayWriter, read_array, write_json
+from brain2img.artifacts import ArrayWriter, claim, read_array, write_json
 from brain2img.captioners.training import train_captioner
 from brain2img.data.dataset import chunks
 from brain2img.data.simulate import scenes
@@ -54,6 +54,7 @@ def train_small_backbones(cfg: DictConfig) -> Path:
     if unknown:
         raise ValueError(f"parts: expected some of {list(WEIGHTS)}, got {unknown}. Correct parts=[...].")
     workshop = _Workshop(cfg)
+    claimed = claim(workshop.folder)  # until the end
     for part in (p for p in WEIGHTS if p in cfg.parts):
         if workshop.is_done(part):
             log.info("%s: trained already (%s)", part, workshop.out(part))
@@ -68,6 +69,7 @@ def train_small_backbones(cfg: DictConfig) -> Path:
             shutil.rmtree(FOLDER / name, ignore_errors=True)
             shutil.copytree(workshop.folder / "weights" / name, FOLDER / name)
             log.info("installed %s", FOLDER / name)
+    claimed.release()
     return workshop.folder / "weights"
 
 
