@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ SETTINGS = ["study=scenes_eeg", "study.n_subjects=1", "study.n_train=40", "study
 def prepare(outputs: Path, *more: str) -> subprocess.Popen[str]:
     """Start to prepare a small study of EEG."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, str(ROOT / "scripts" / "prepare.py"), *SETTINGS, f"paths.outputs={outputs}",
-                             *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, str(ROOT / "scripts" / "prepare.py"), *SETTINGS, f"paths.outputs={outputs}", *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def in_the_middle(outputs: Path, process: subprocess.Popen[str]) -> None:
@@ -116,10 +117,12 @@ def test_where_nothing_can_be_written_one_message_says_so(tmp_path, handlers, ca
 
 def test_a_disk_that_fills_up_ends_the_log_and_not_the_command(tmp_path, handlers, capsys):
     path = _log_to(tmp_path)
-    file = logging.getLogger().handlers[1]
-    file.stream = Path("/dev/full").open("w")
-    logging.getLogger("brain2img").info("one")
-    logging.getLogger("brain2img").info("two")
+    with Path("/dev/full").open("w") as full:
+        logging.getLogger().handlers[1].stream = full
+        logging.getLogger("brain2img").info("one")
+        logging.getLogger("brain2img").info("two")
+        with suppress(OSError):
+            full.close()
     out, err = capsys.readouterr()
     assert f"{path}: expected room for the log, got [Errno 28] No space left on device" in out
     assert out.count("expected room") == 1

@@ -30,11 +30,12 @@ from brain2img.artifacts.folders import (
     replace_folder,
     versions,
 )
+from brain2img.artifacts.names import below, check_name, stored_at
 from brain2img.artifacts.owner import claim, release_all, waiting
 from brain2img.artifacts.predictions import Predictions
 from brain2img.artifacts.reconstructions import Reconstructions
 
 __all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "StoredRows",
-           "begin_array", "check_room", "claim", "differences", "digest", "file_digest", "git_commit", "open_folder",
-           "read_array", "read_manifest", "release_all", "replace_folder", "safe_name", "versions", "waiting",
-           "write_array", "write_json", "write_rows", "write_table", "writing"]
+           "begin_array", "below", "check_name", "check_room", "claim", "differences", "digest", "file_digest",
+           "git_commit", "open_folder", "read_array", "read_manifest", "release_all", "replace_folder", "safe_name",
+           "stored_at", "versions", "waiting", "write_array", "write_json", "write_rows", "write_table", "writing"]

@@ -24,6 +24,7 @@ from brain2img.artifacts.files import (
     write_table,
 )
 from brain2img.artifacts.folders import read_manifest
+from brain2img.artifacts.names import check_name
 from brain2img.records import EmbeddingSpec
 
 
@@ -40,7 +41,8 @@ class ArrayWriter:
 
     def __init__(self, folder: Path, arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
         self.folder = folder
-        self.layout = {name: [list(shape), str(dtype)] for name, (shape, dtype) in arrays.items()}
+        self.layout = {check_name(name, what="array"): [list(shape), str(dtype)]
+                       for name, (shape, dtype) in arrays.items()}
         self._progress = folder / "rows_done.json"
         begun = json.loads(self._progress.read_text()) if self._progress.exists() else {}
         parts_there = all(self._part(name).exists() for name in arrays)

@@ -19,7 +19,7 @@ from brain2img.stages.build import build_captioners, plain
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, outputs
+from brain2img.stages.workspace import FoldRun, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def caption(cfg: DictConfig) -> list[Path]:
 
 def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *, cfg: DictConfig) -> list[Path]:
     settings = {"captioner": plain(cfg.captioner[key]), "weights": captioner.uid()}
-    store = outputs(cfg) / "cache" / "captions" / f"{key}-{digest(settings, length=8)}.json"
+    store = folder_of(cfg, "cache", "captions", f"{key}-{digest(settings, length=8)}.json")
     store.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(store.read_text()) if store.exists() and not cfg.overwrite else {}
     folders = []
     for condition, predictions in asked.items():
-        folder = open_folder(outputs(cfg) / "captions" / cfg.name / key / condition, stage="caption", config=settings,
+        folder = open_folder(folder_of(cfg, "captions", cfg.name, key, condition), stage="caption", config=settings,
                              inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
         folders.append(folder.path)
         if folder.finished:

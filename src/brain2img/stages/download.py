@@ -30,7 +30,7 @@ from brain2img.data.fetching import (
     unpack,
 )
 from brain2img.stages.build import build, build_study, plain
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def download(cfg: DictConfig) -> Path:
     if not config:
         raise ValueError(f"study: expected one whose files a service holds, got {study.name!r}. data_prep/*.md says "
                          "where its files are from, if it has any.")
-    raw = Path(cfg.raw or outputs(cfg) / "raw" / study.name).expanduser().resolve()
+    raw = Path(cfg.raw or folder_of(cfg, "raw", study.name)).expanduser().resolve()
     form = cfg.study.get("form")
     items = _items(config, form=form, only=cfg.only)
     terms = [f"{term['what']}: {term['url']}" for term in config["terms"] if set(term.get("items", items)) & set(items)]

@@ -15,7 +15,7 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.data.simulate import NOTE
 from brain2img.interfaces import Study
 from brain2img.stages.build import build, build_study, class_of, plain
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def simulate(cfg: DictConfig) -> Path:
     """
     study, how = build_study(cfg)[0], plain(cfg.simulate)
     form = how["forms"][0] if cfg.study.form == "auto" else cfg.study.form
-    raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else outputs(cfg) / "raw" / f"{study.name}-{form}"
+    raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else folder_of(cfg, "raw", f"{study.name}-{form}")
     with claim(raw), tempfile.TemporaryDirectory(dir=raw.parent, prefix=f".{raw.name}-") as work:
         if raw.exists() and not (cfg.overwrite and (raw / NOTE).exists()):
             cure = ("Use it, or write it again with overwrite=true." if (raw / NOTE).exists() else

@@ -28,7 +28,7 @@ from brain2img.spaces.vae import VAELatents
 from brain2img.stages.backbone_goals import report, scene_stimuli
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 from brain2img.training import Plan
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _Workshop:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
-        self.folder = outputs(cfg) / cfg.name
+        self.folder = folder_of(cfg, cfg.name)
 
     def out(self, part: str) -> Path:
         name = self.folder / "weights" / WEIGHTS[part]
@@ -90,7 +90,7 @@ class _Workshop:
     def train(self, part: str) -> None:
         """Train one part; what it needs of others is embedded first."""
         work, out = self.folder / "work" / part, self.out(part)
-        given = {"plan": Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])}), "work": work, "out": out}
+        given: dict[str, Any] = {"plan": Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])}), "work": work, "out": out}
         actions: dict[str, Callable[[], None]] = {
             "clip": lambda: self._clip(**given),
             "dino": lambda: train_dino(images=self.images, **given),
