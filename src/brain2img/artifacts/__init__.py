@@ -27,9 +27,12 @@ from brain2img.artifacts.folders import (
     keep_contents,
     open_folder,
     read_manifest,
+    replace_folder,
     seal_holds,
     versions,
 )
+from brain2img.artifacts.names import below, check_name, stored_at
+from brain2img.artifacts.owner import claim, release_all, waiting
 from brain2img.artifacts.predictions import Predictions
 from brain2img.artifacts.reading import (
     is_whole_png,
@@ -46,7 +49,8 @@ from brain2img.artifacts.reconstructions import Reconstructions
 from brain2img.artifacts.stored_rows import StoredRows
 
 __all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "StoredRows",
-           "begin_array", "check_content", "check_room", "compare_on_opening", "differences", "digest", "file_digest",
-           "git_commit", "is_whole_png", "keep_contents", "open_folder", "read_array", "read_arrays", "read_begun",
-           "read_json", "read_manifest", "read_picture", "read_table", "read_tensors", "reading", "safe_name",
-           "seal_holds", "versions", "write_array", "write_json", "write_rows", "write_table", "writing"]
+           "begin_array", "below", "check_content", "check_name", "check_room", "claim", "compare_on_opening",
+           "differences", "digest", "file_digest", "git_commit", "is_whole_png", "keep_contents", "open_folder",
+           "read_array", "read_arrays", "read_begun", "read_json", "read_manifest", "read_picture", "read_table",
+           "read_tensors", "reading", "release_all", "replace_folder", "safe_name", "seal_holds", "stored_at",
+           "versions", "waiting", "write_array", "write_json", "write_rows", "write_table", "writing"]

@@ -23,6 +23,7 @@ from brain2img.artifacts.files import (
     write_table,
 )
 from brain2img.artifacts.folders import read_manifest, sealed
+from brain2img.artifacts.names import check_name
 from brain2img.artifacts.reading import read_array, read_begun, read_json, read_table
 from brain2img.records import EmbeddingSpec
 
@@ -40,7 +41,8 @@ class ArrayWriter:
 
     def __init__(self, folder: Path, arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
         self.folder = folder
-        self.layout = {name: [list(shape), str(dtype)] for name, (shape, dtype) in arrays.items()}
+        self.layout = {check_name(name, what="array"): [list(shape), str(dtype)]
+                       for name, (shape, dtype) in arrays.items()}
         self._progress = folder / "rows_done.json"
         begun = read_begun(self._progress, keys=("layout", "done")) or {}
         parts_there = all(self._part(name).exists() for name in arrays)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def writing(path: Path) -> Iterator[Path]:
     ValueError
         If the disk is full; nothing is left under either name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with naming_a_full_disk(path):
             yield temporary

@@ -11,14 +11,23 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Captions, Predictions, digest, open_folder, read_begun, write_json
+from brain2img.artifacts import (
+    Captions,
+    Predictions,
+    claim,
+    digest,
+    open_folder,
+    read_begun,
+    waiting,
+    write_json,
+)
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner
 from brain2img.stages.build import build_captioners, plain
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, outputs
+from brain2img.stages.workspace import FoldRun, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +56,12 @@ def caption(cfg: DictConfig) -> list[Path]:
 
 def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *, cfg: DictConfig) -> list[Path]:
     settings = {"captioner": plain(cfg.captioner[key]), "weights": captioner.uid()}
-    store = outputs(cfg) / "cache" / "captions" / f"{key}-{digest(settings, length=8)}.json"
+    store = folder_of(cfg, "cache", "captions", f"{key}-{digest(settings, length=8)}.json")
     store.parent.mkdir(parents=True, exist_ok=True)
     known = {} if cfg.overwrite else _known(store)
     folders = []
     for condition, predictions in asked.items():
-        folder = open_folder(outputs(cfg) / "captions" / cfg.name / key / condition, stage="caption", config=settings,
+        folder = open_folder(folder_of(cfg, "captions", cfg.name, key, condition), stage="caption", config=settings,
                              inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
         folders.append(folder.path)
         if folder.finished:
@@ -93,7 +102,9 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
             with fitting(len(rows), key="batch_size"):
                 texts = captioner.caption(needed)
             known |= zip(new.iloc[part], texts, strict=True)
-            write_json(store, {"captions": known, "digest": digest(known)})
+            with waiting(60), claim(store):  # runs of other names add to it, too
+                known |= {**_known(store), **known}
+                write_json(store, {"captions": known, "digest": digest(known)})
     return keys
 
 

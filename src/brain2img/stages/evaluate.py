@@ -20,7 +20,7 @@ from brain2img.stages.build import plain
 from brain2img.stages.features import PictureFeatures
 from brain2img.stages.members import collection_name, members
 from brain2img.stages.scoring import CURVES, MemberScores, observer
-from brain2img.stages.workspace import outputs, relative
+from brain2img.stages.workspace import folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> Path:
     features = PictureFeatures(batch_size=cfg.batch_size)
     found = [MemberScores(member, root, features=features) for member in configs]
     folder = open_folder(
-        root / "scores" / name, stage="evaluate", overwrite=cfg.overwrite,
+        folder_of(cfg, "scores", name), stage="evaluate", overwrite=cfg.overwrite,
         config={"metrics": [plain(member.metric) for member in configs], "seed": cfg.seed,
                 "metric_spaces": [plain(member.get("metric_space")) for member in configs],
                 "labels": [member.manifest["label"] for member in found],

@@ -18,7 +18,7 @@ from brain2img.metrics.ranking import placements, similarity
 from brain2img.stages.apply_prior import prior_place, row_generators
 from brain2img.stages.build import build_prior, plain
 from brain2img.stages.held_out import prior_predictions
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ def fit_prior(cfg: DictConfig) -> Path:
     if settings["source"] == "joint" and per_subject:
         raise ValueError("prior_fit.per_subject: expected one prior for all subjects, since it was trained jointly "
                          "with the decoder, got one a subject. Set prior_fit.per_subject=false.")
-    caches = {space: EmbeddingCache(outputs(cfg) / runs[0].manifest["paths"]["caches"][space])
+    caches = {space: EmbeddingCache(runs[0].stored(runs[0].manifest["paths"]["caches"][space]))
               for space in settings["spaces"]}
     folder = open_folder(
-        outputs(cfg) / "priors" / cfg.name, stage="fit_prior", overwrite=cfg.overwrite,
+        folder_of(cfg, "priors", cfg.name), stage="fit_prior", overwrite=cfg.overwrite,
         config={"prior": plain(cfg.prior), **settings, "per_subject": per_subject, "seed": cfg.seed},
         inputs={"predictions": predictions.manifest["id"],
                 **{space: read_manifest(cache.folder)["id"] for space, cache in caches.items()}})

@@ -12,7 +12,7 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build, plain
 from brain2img.stages.train import run_facts, train_fold
-from brain2img.stages.workspace import caches, iterate_folds, outputs, prepared_folder, training_config
+from brain2img.stages.workspace import caches, folder_of, iterate_folds, outputs, prepared_folder, training_config
 
 REPORT = "imported.json"
 
@@ -40,7 +40,7 @@ def import_weights(cfg: DictConfig) -> Path:
     if len(folds) != 1:
         raise ValueError(f"import_weights: expected a split with one fold, got {len(folds)}. Set split.kind=study.")
     layout = build(plain(cfg.layout))
-    run = outputs(cfg) / "train" / cfg.name
+    run = folder_of(cfg, "train", cfg.name)
 
     def fill(decoder: Decoder, data: BrainData, folder: Path) -> None:
         report = layout.load(decoder, file)

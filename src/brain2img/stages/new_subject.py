@@ -79,7 +79,7 @@ def _difference(prepared: PreparedStudy, run: FoldRun, subject: str) -> str:
 
 def _has_study(run: FoldRun) -> bool:
     """Tell whether the prepared study of a run is still there."""
-    return (run.root / run.manifest["paths"]["prepared"] / "manifest.json").exists()
+    return (run.stored(run.manifest["paths"]["prepared"]) / "manifest.json").exists()
 
 
 def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
@@ -92,8 +92,8 @@ def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingC
     """
     found: dict[str, EmbeddingCache] = {}
     for name, path in run.manifest["paths"]["caches"].items():
-        uid = read_manifest(run.root / path, what=f"embeddings of space {name!r}")["config"]["uid"]
-        for folder in (run.root / path, *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
+        uid = read_manifest(run.stored(path), what=f"embeddings of space {name!r}")["config"]["uid"]
+        for folder in (run.stored(path), *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
             if (folder / "manifest.json").exists() and _is(read_manifest(folder), uid=uid, prepared=prepared):
                 found.setdefault(name, EmbeddingCache(folder))
         if name not in found:

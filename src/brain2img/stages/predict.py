@@ -22,7 +22,16 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, conditions, fixed_order, fold_runs, outputs, relative, test_rows
+from brain2img.stages.workspace import (
+    FoldRun,
+    conditions,
+    fixed_order,
+    fold_runs,
+    folder_of,
+    outputs,
+    relative,
+    test_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +48,7 @@ def predict(cfg: DictConfig) -> list[Path]:
         If the run is missing, unfinished, of another study, or its checkpoint does not fit.
     """
     runs = fold_runs(cfg)
-    base = outputs(cfg) / "predictions" / cfg.name
+    base = folder_of(cfg, "predictions", cfg.name)
     folders = []
     for condition in conditions(cfg):
         inputs = {run.folder.name: run.manifest["id"] for run in runs}

@@ -31,7 +31,7 @@ from brain2img.stages.build import build_reconstructors, plain
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, fixed_order, outputs
+from brain2img.stages.workspace import FoldRun, fixed_order, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ def reconstruct(cfg: DictConfig) -> list[Path]:
 def _reconstruct(key: str, reconstructor: Reconstructor, asked: Mapping[str, Predictions], *, cfg: DictConfig
                  ) -> list[Path]:
     settings = {"reconstructor": plain(cfg.reconstructor[key]), "weights": reconstructor.uid(), "seed": cfg.seed}
-    store = outputs(cfg) / "cache" / "pictures" / f"{key}-{digest(settings, length=8)}"
+    store = folder_of(cfg, "cache", "pictures", f"{key}-{digest(settings, length=8)}")
     # all are opened before any work: with overwrite=true a picture made since then is as new as it has to be
     folders = {condition: open_folder(
-        outputs(cfg) / "reconstructions" / cfg.name / key / condition, stage="reconstruct",
+        folder_of(cfg, "reconstructions", cfg.name, key, condition), stage="reconstruct",
         config={**settings, "n_stimuli": cfg.reconstruct.n_stimuli},
         inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
         for condition, predictions in asked.items()}

@@ -25,7 +25,7 @@ from brain2img.stages.embed import embed
 from brain2img.stages.prepare import prepare
 from brain2img.stages.sweep import placed
 from brain2img.stages.train import train
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs, prepared_folder
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, prepared_folder
 
 log = logging.getLogger(__name__)
 METRICS = ("top1", "top5", "two_way")
@@ -72,7 +72,7 @@ def scaling(cfg: DictConfig) -> Path:
     points = _points(cfg, settings, study=PreparedStudy(prepared_folder(cfg)))
     embed(cfg)
     runs = {point: _trained(cfg, point, axis=settings["axis"]) for point in points}
-    folder = open_folder(outputs(cfg) / "scaling" / cfg.name, stage="scaling", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "scaling", cfg.name), stage="scaling", overwrite=cfg.overwrite,
                          config={**settings, "space": cfg.headline.space, "split": cfg.predict_split,
                                  "seed": cfg.seed},
                          inputs={_word(p): digest([run.manifest["id"] for run in found])
