@@ -160,7 +160,7 @@ class PreparedWriter:
         writer.close()
 
     def finish(self, stimuli: pd.DataFrame, *, images: np.ndarray | None = None,
-               image_size: int | None = None) -> None:
+               image_size: int | None = None, notes: Sequence[str] = ()) -> None:
         """Write the tables and validate the whole.
 
         Parameters
@@ -173,6 +173,8 @@ class PreparedWriter:
         image_size
             Side (pixels) to which pictures that stay outside the folder are brought when read; None leaves them as
             they are, which needs them to be of one size.
+        notes
+            What was understood, left out or assumed, in sentences; `check` shows them.
         """
         stimuli = stimuli.copy()
         if images is not None:
@@ -189,7 +191,8 @@ class PreparedWriter:
             values = json.loads(path.read_text())
             specs[values["subject"]] = values
             tables.append(pd.read_parquet(path.with_suffix(".parquet")))
-        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs})
+        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs,
+                                               **({"notes": list(notes)} if notes else {})})
         write_table(self.out / "trials.parquet", pd.concat(tables, ignore_index=True))
         PreparedStudy(self.out, finished=False).validate()
 
@@ -211,6 +214,7 @@ class PreparedStudy:
         values = json.loads((self.folder / "spec.json").read_text())
         self.name: str = values["study"]
         self.image_size: int | None = values.get("image_size")
+        self.notes: list[str] = values.get("notes", [])
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
         self.trials = pd.read_parquet(self.folder / "trials.parquet")
         self.stimulus_table = pd.read_parquet(self.folder / "stimuli.parquet")
@@ -245,6 +249,11 @@ class PreparedStudy:
     def trials_of(self, subject: str) -> pd.DataFrame:
         """Return the trials of a subject in the order of its signals."""
         return self.trials[self.trials["subject"] == subject].sort_values("row", ignore_index=True)
+
+    @property
+    def concepts(self) -> dict[str, str | None]:
+        """Stimulus id -> its concept."""
+        return dict(zip(self.stimulus_table["stimulus_id"], self.stimulus_table["concept"], strict=True))
 
     @property
     def has_images(self) -> bool:
