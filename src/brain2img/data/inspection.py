@@ -258,9 +258,9 @@ def _splits(study: PreparedStudy, found: Inspection) -> None:
         found.wrong.append("No trials are in the test split: nothing would be scored. Choose another split, e.g. "
                            "split.kind=by_stimulus.")
     if few_stimuli(study):
+        turns = "each" if n <= FEW_STIMULI // 2 else "a part"
         found.wrong.append(f"{n} different stimuli are few: a single test split would hold a handful. The command "
-                           f"below leaves {'each' if n <= FEW_STIMULI // 2 else 'a part'} out in turn and scores all {n} "
-                           "together.")
+                           f"below leaves {turns} out in turn and scores all {n} together.")
     sizes = table.loc[list(set(trials["stimulus_id"])), "concept"].value_counts()
     if len(sizes) > 1 and sizes.max() > 5 * sizes.min():
         found.wrong.append(f"Concepts are unbalanced: {int(sizes.max())} stimuli of {sizes.idxmax()!r}, "
