@@ -163,7 +163,7 @@ def _signals(study: PreparedStudy, subject: str, steps: np.ndarray, found: Inspe
                                "baseline was not taken off. Take it off before saving the arrays.")
     if roughness:
         over_time, over_channels = np.mean(roughness, axis=0)
-        if over_time > 2 * over_channels:
+        if over_time > 1.5 * over_channels:
             found.wrong.append(f"{subject}: signals change more from sample to sample than from channel to channel. "
                                "Are the two axes exchanged? (study.axes=[trials,samples,channels])")
     return Looked(std, [names[i] for i in np.flatnonzero(flat)], steps)
@@ -220,7 +220,7 @@ def _stimuli(study: PreparedStudy, found: Inspection) -> None:
         if key in seen:
             twice.append((seen[key], stimulus))
         seen.setdefault(key, stimulus)
-        if np.ptp(image) < 8:
+        if np.ptp(image, axis=(0, 1)).max() < 8:
             dull.append(stimulus)
     (height, width), _ = max(sizes.items(), key=lambda item: item[1])
     found.understood.append(f"{text}; pictures are read as {width} x {height} pixels"
