@@ -93,9 +93,11 @@ def _subject(study: PreparedStudy, subject: str, found: Inspection) -> None:
         found.missing.append(f"{subject}: no positions of channels, so that there are no maps of the head.")
     elif spec.modality == "fmri" and not spec.rois:
         found.missing.append(f"{subject}: no regions of voxels, so that results by region cannot be made.")
-    if times.max() > 2 * max(times.min(), 1):
-        found.wrong.append(f"{subject}: some stimuli were shown {int(times.max())} times, others {int(times.min())} "
-                           f"({times.idxmin()!r}): their averages differ in noise.")
+    for split, mine in trials.groupby("split"):
+        of_split = mine.groupby("stimulus_id").size()
+        if of_split.max() > 2 * of_split.min():
+            found.wrong.append(f"{subject}: some {split} stimuli were shown {int(of_split.max())} times, others "
+                               f"{int(of_split.min())} ({of_split.idxmin()!r}): their averages differ in noise.")
     n_train = int((trials["split"] == "train").sum())
     if n_train < FEW_TRIALS:
         found.wrong.append(f"{subject}: {n_train} training trials are few; expect wide intervals, and deep decoders to "

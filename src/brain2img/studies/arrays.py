@@ -91,7 +91,7 @@ class Arrays(Study):
         if modality not in MODALITIES:
             raise ValueError(f"study.modality: expected one of {', '.join(MODALITIES)}, which the arrays cannot say, "
                              f"got {modality or 'nothing'}. Type study.modality=eeg, or another one.")
-        if units not in UNITS:
+        if units is None or units not in UNITS:
             raise ValueError(f"study.units: expected what the numbers are, one of {', '.join(UNITS)}, got "
                              f"{units or 'nothing'}. Type study.units=uV, or another one; psc is percent signal "
                              "change, a.u. no unit.")
