@@ -40,7 +40,7 @@ UNITS: Mapping[str, tuple[str, float, tuple[float, float]]] = {
     "psc": ("percent signal change", 1.0, (0.0, 1e4))}
 _KNOWN = ("subject", "stimulus_id", "session", "run", "onset", "duration", "repetition", "split", "row")
 _SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
-_PART_BYTES = 1_000_000
+_PART_BYTES = {"array": 1_000_000, "picture": 16_000}
 
 
 class Arrays(Study):
@@ -114,13 +114,11 @@ class Arrays(Study):
         return Path(raw).resolve()
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a digest of the tables, of names and sizes of all files, and of parts of the arrays."""
+        """Return a digest of the tables, of names and sizes of all files, and of parts of arrays and pictures."""
         raw = self._existing(raw)
         files = [path for path in sorted(raw.rglob("*")) if path.is_file() and not path.name.startswith((".", "~"))
                  and path.suffix.lower() in (*ARRAYS, *PICTURES, ".csv", ".tsv", ".parquet", ".gz", ".nii")]
-        return digest([[str(path.relative_to(raw)), path.stat().st_size,
-                        file_digest(path) if path.stat().st_size < 4 * _PART_BYTES else _parts_digest(path)]
-                       for path in files])
+        return digest([[str(path.relative_to(raw)), path.stat().st_size, _content(path)] for path in files])
 
     def _signals(self, raw: Path) -> dict[str, Path]:
         """Return subject -> its file."""
@@ -353,11 +351,15 @@ def _refuse_duplicates(trials: pd.DataFrame, path: Path) -> None:
                              f"{keys[-1]!r}.")
 
 
-def _parts_digest(path: Path) -> str:
-    """Return a digest of a large file's size, beginning, middle and end."""
+def _content(path: Path) -> str:
+    """Return a digest of a file; of large arrays and pictures of their beginning, middle and end."""
     size, state = path.stat().st_size, hashlib.sha256()
+    part = _PART_BYTES.get("array" if path.suffix.lower() in ARRAYS else
+                           "picture" if path.suffix.lower() in PICTURES else "", size)
+    if size <= 4 * part:
+        return file_digest(path)
     with path.open("rb") as file:
-        for start in (0, size // 2, size - _PART_BYTES):
+        for start in (0, size // 2, size - part):
             file.seek(start)
-            state.update(file.read(_PART_BYTES))
+            state.update(file.read(part))
     return state.hexdigest()[:16]
