@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from brain2img.data.trials import Split, number_of_folds
+from brain2img.data.units import units
 
 CONCEPTS = {f"s{i:02d}": f"c{i // 3}" for i in range(24)}
 SESSIONS = {stimulus: f"{i // 6}" for i, stimulus in enumerate(CONCEPTS)}
@@ -101,3 +102,11 @@ def test_a_stimulus_without_concept_stands_for_itself():
 def test_settings_out_of_their_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Split(**settings)
+
+
+@pytest.mark.parametrize(("by", "expected"), [("stimulus", "s00"), ("concept", "concept c0")])
+def test_what_is_the_same_under_two_names_is_one_unit(by, expected):
+    found = units(trials(), by=by, concepts=CONCEPTS, what="x", same_as={"s23": "s00"})
+    assert found["s23"] == found["s00"] == expected
+    with pytest.raises(ValueError, match=r"got 1 of 23 in several \('s00' in 0 and 3\)"):
+        units(trials(), by="session", concepts={}, what="x", same_as={"s23": "s00"})

@@ -10,7 +10,8 @@ import pandas as pd
 UNITS = ("stimulus", "concept", "session")
 
 
-def units(trials: pd.DataFrame, *, by: str, concepts: Mapping[str, str | None], what: str) -> dict[str, str]:
+def units(trials: pd.DataFrame, *, by: str, concepts: Mapping[str, str | None], what: str,
+          same_as: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return stimulus id -> its unit, in the order of the ids: the one place that says what belongs together.
 
     Parameters
@@ -24,6 +25,8 @@ def units(trials: pd.DataFrame, *, by: str, concepts: Mapping[str, str | None], 
         Stimulus id -> concept.
     what
         What messages call the study.
+    same_as
+        Stimulus id -> id of the first that is the same, for which it counts; each stands for itself by default.
 
     Raises
     ------
@@ -31,20 +34,21 @@ def units(trials: pd.DataFrame, *, by: str, concepts: Mapping[str, str | None], 
         If `by` is unknown, no stimulus has a concept, trials have no session, or a stimulus was shown in several.
     """
     ids = sorted(set(trials["stimulus_id"]))
+    first = {stimulus: (same_as or {}).get(stimulus, stimulus) for stimulus in ids}
     if by == "stimulus":
-        return {stimulus: stimulus for stimulus in ids}
+        return first
     if by == "concept":
         if not any(concepts.get(stimulus) for stimulus in ids):
             raise ValueError(f"{what}: expected concepts of the stimuli for a split by concept, got none. Name them in "
                              "the column 'concept' of the study's stimuli, or split by stimulus.")
-        return {s: f"concept {concepts[s]}" if concepts.get(s) else f"stimulus {s}" for s in ids}
+        return {s: f"concept {concepts[f]}" if concepts.get(f) else f"stimulus {f}" for s, f in first.items()}
     if by != "session":
         raise ValueError(f"split.by: expected one of {UNITS}, got {by!r}. Choose one of these.")
     if trials["session"].isna().any():
         raise ValueError(f"{what}: expected the session of every trial for a split by session, got none for "
                          f"{int(trials['session'].isna().sum())} trials. Name it in the column 'session' of the "
                          "trials, or split by stimulus.")
-    of = trials.assign(session=trials["session"].astype(str)).groupby("stimulus_id")["session"].agg(
+    of = trials["session"].astype(str).groupby(trials["stimulus_id"].map(first)).agg(
         lambda sessions: sorted(set(sessions)))
     shared = of[of.map(len) > 1]
     if len(shared):
@@ -52,7 +56,7 @@ def units(trials: pd.DataFrame, *, by: str, concepts: Mapping[str, str | None], 
                          f"{len(shared)} of {len(of)} in several ({shared.index[0]!r} in "
                          f"{' and '.join(shared.iloc[0][:4])}). What is tested would have been trained on: split by "
                          "stimulus or by concept (split.kind=by_stimulus; of folds split.by=stimulus).")
-    return {stimulus: f"session {of[stimulus][0]}" for stimulus in ids}
+    return {stimulus: f"session {of[first[stimulus]][0]}" for stimulus in ids}
 
 
 def divided(unit: Mapping[str, str], *, n_folds: int, fold: int, test_fraction: float | None, val_fraction: float,
@@ -80,7 +84,7 @@ def divided(unit: Mapping[str, str], *, n_folds: int, fold: int, test_fraction: 
         If there are fewer units than folds or parts.
     """
     names = np.array(sorted(set(unit.values())))
-    noun = "stimuli" if set(unit) == set(unit.values()) else "concepts or sessions"
+    noun = "stimuli" if set(unit.values()) <= set(unit) else "concepts or sessions"
     least = 2 if test_fraction is not None else max(2, n_folds)
     if len(names) < least:
         cure = ("Lower split.n_folds" if test_fraction is None else "Split by stimulus" if noun != "stimuli" else
