@@ -108,6 +108,7 @@ def test_other_splits_run_too(example, command, tmp_path, split, n):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("modality", ["eeg", "fmri"])
 def test_the_command_that_check_prints_runs_from_raw_files_to_the_report(example, command, tmp_path, modality):
     raw, settings = example(modality)
@@ -115,7 +116,7 @@ def test_the_command_that_check_prints_runs_from_raw_files_to_the_report(example
     assert code == 0, printed
     words = shlex.split(printed.rsplit("up to the report:\n", 1)[1])[1:]
     words = [word for word in words if not word.startswith(("paths.outputs=", "trainer.max_epochs="))]
-    code, printed = command(*words, "trainer.max_epochs=4")
+    code, printed = command(*words, "trainer.max_epochs=2", "captioner=[nearest_caption]")
     assert code == 0, printed
     assert "prepare arrays: finished already" in printed
     outputs = tmp_path / "outputs"
