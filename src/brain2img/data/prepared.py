@@ -162,7 +162,7 @@ class PreparedWriter:
         writer.close()
 
     def finish(self, stimuli: pd.DataFrame, *, images: np.ndarray | None = None,
-               image_size: int | None = None) -> None:
+               image_size: int | None = None, notes: Sequence[str] = ()) -> None:
         """Write the tables and validate the whole.
 
         Parameters
@@ -175,6 +175,8 @@ class PreparedWriter:
         image_size
             Side (pixels) to which pictures that stay outside the folder are brought when read; None leaves them as
             they are, which needs them to be of one size.
+        notes
+            What was understood, left out or assumed, in sentences; `check` shows them.
         """
         stimuli = stimuli.copy()
         if images is not None:
@@ -191,7 +193,8 @@ class PreparedWriter:
             values = read_json(path, keys=("subject",))
             specs[values["subject"]] = values
             tables.append(read_table(path.with_suffix(".parquet")))
-        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs})
+        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs,
+                                            **({"notes": list(notes)} if notes else {})})
         write_table(self.out / "trials.parquet", pd.concat(tables, ignore_index=True))
         PreparedStudy(self.out, finished=False).validate()
 
@@ -213,6 +216,7 @@ class PreparedStudy:
         values = read_json(self.folder / "spec.json", keys=("study", "subjects"))
         self.name: str = values["study"]
         self.image_size: int | None = values.get("image_size")
+        self.notes: list[str] = values.get("notes", [])
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
         self.trials = read_table(self.folder / "trials.parquet", columns=TRIAL_COLUMNS)
         self.stimulus_table = read_table(self.folder / "stimuli.parquet", columns=STIMULUS_COLUMNS)
@@ -247,6 +251,11 @@ class PreparedStudy:
     def trials_of(self, subject: str) -> pd.DataFrame:
         """Return the trials of a subject in the order of its signals."""
         return self.trials[self.trials["subject"] == subject].sort_values("row", ignore_index=True)
+
+    @property
+    def concepts(self) -> dict[str, str | None]:
+        """Stimulus id -> its concept."""
+        return dict(zip(self.stimulus_table["stimulus_id"], self.stimulus_table["concept"], strict=True))
 
     @property
     def has_images(self) -> bool:
