@@ -61,7 +61,7 @@ class StimulusImages(Sequence[np.ndarray]):
         if all(self.files[row] == PACKED for row in rows):
             return np.asarray(read_array(self.folder / PACKED)[[int(self.pointers[row]) for row in rows]])
         out = None
-        for place, row, image in self._one_by_one(rows):
+        for place, row, image in self.each(rows):
             out = np.empty((len(rows), *image.shape), dtype=np.uint8) if out is None else out
             if image.shape != out.shape[1:]:
                 raise ValueError(f"{self.files[row]}: expected a picture of {out.shape[1:]} like the others, got one "
@@ -70,10 +70,15 @@ class StimulusImages(Sequence[np.ndarray]):
         assert out is not None
         return out
 
-    def _one_by_one(self, rows: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+    def place_of(self, row: int) -> tuple[str, int]:
+        """Return file and pointer of a row: in this order pictures are read fastest."""
+        pointer = self.pointers[row]
+        return self.files[row], 0 if pd.isna(pointer) else int(pointer)
+
+    def each(self, rows: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield place in `rows`, row, and ``(h, w, 3)`` uint8 picture, file by file."""
         opened, source = "", None  # one file stays open: the rows of an HDF5 file come together
-        for place in sorted(range(len(rows)), key=lambda i: (self.files[rows[i]], self.pointers[rows[i]] or 0)):
+        for place in sorted(range(len(rows)), key=lambda i: self.place_of(rows[i])):
             row = rows[place]
             file: str = self.files[row]
             if file == PACKED:
