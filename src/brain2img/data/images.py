@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from brain2img.artifacts import read_array
+from brain2img.data.pictures import pictures_from, read_picture
 
 PACKED = "images.npy"
 _MOVED = ("Put it back where it was when the study was prepared, or prepare the study again with overwrite=true from "
@@ -24,7 +25,7 @@ class StimulusImages(Sequence[np.ndarray]):
 
     - "images.npy": row `pointer` of the array in the folder, ``(N, h, w, 3)`` or ``(N, h, w)`` uint8;
     - "<file>.hdf5::<data set>": row `pointer` of a data set ``(N, h, w, 3)`` uint8;
-    - any other file: a picture that PIL reads; `pointer` is null.
+    - any other file: a picture, read as `brain2img.data.pictures` says; `pointer` is null.
 
     Parameters
     ----------
@@ -88,7 +89,9 @@ class StimulusImages(Sequence[np.ndarray]):
                     opened, source = file, _data_set(self.folder, file)
                 image = _row(source, int(self.pointers[row]), file=file)
             else:
-                image = _picture(self.folder / file)
+                if not (self.folder / file).is_file():
+                    raise ValueError(f"{self.folder / file}: expected a picture there, got no such file. {_MOVED}")
+                image = read_picture(self.folder / file)
             image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
             if self.size is not None and image.shape[:2] != (self.size, self.size):
                 fitted = ImageOps.fit(Image.fromarray(image), (self.size, self.size), method=Image.Resampling.LANCZOS)
@@ -129,17 +132,6 @@ class StimulusImages(Sequence[np.ndarray]):
         return [found[file] for file in self.files]
 
 
-def _picture(path: Path) -> np.ndarray:
-    """Return an image file as ``(h, w, 3)`` uint8."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected a picture there, got no such file. {_MOVED}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError of a broken PNG
-        raise ValueError(f"{path}: expected a whole picture, got a damaged file ({error}). Fetch it again.") from error
-
-
 def _data_set(folder: Path, file: str) -> Any:
     """Open the data set of "<file>::<name>"."""
     import h5py
@@ -162,7 +154,8 @@ def _data_set(folder: Path, file: str) -> Any:
 def _row(source: Any, row: int, *, file: str) -> np.ndarray:
     """Return one row of an HDF5 data set."""
     try:
-        return np.asarray(source[row])
+        image = np.asarray(source[row])
     except (OSError, IndexError, ValueError) as error:
         raise ValueError(f"{file}: expected a picture in row {row}, got a damaged file ({error}). "
                          "Fetch it again.") from error
+    return pictures_from(image, expected="0..255", what=f"{file}, row {row}")
