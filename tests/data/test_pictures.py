@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import logging
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image, ImageCms
+from scipy.io import loadmat
 
 from brain2img.data import pictures
 from brain2img.data.images import StimulusImages
 from brain2img.data.pictures import picture_size, pictures_from, read_picture, to_uint8
+from brain2img.stages.reconstruct import _render
+from brain2img.studies.digit69 import Digit69
+from brain2img.studies.nsd_repackaged import packed_pictures
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 RAMP = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1394 + 17  # 17..65535
@@ -37,7 +43,7 @@ def test_plain_pictures_come_as_they_are_whatever_their_name(tmp_path, name):
     image.save(content, format={"jpg": "PNG"}.get(name[2:].lower(), name[2:].upper().replace("TIF", "TIFF")),
                **({"lossless": True} if "webp" in name else {}))
     (tmp_path / name).write_bytes(content.getvalue())  # a PNG that is called .jpg is a PNG
-    for got in (read_picture(tmp_path / name), read_picture(content.getvalue(), what="member")):
+    for got in (read_picture(tmp_path / name), read_picture(content.getvalue(), within=tmp_path)):
         assert got.dtype == np.uint8
         np.testing.assert_array_equal(got, RGB)
 
@@ -159,17 +165,17 @@ def test_what_is_wrong_with_a_file_is_said_truly(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(content, "JPEG")
     whole = content.getvalue()
     for name, data, message in (
-            ("cut.jpg", whole[:len(whole) // 2], r"expected a whole picture, got a damaged file of \d+ .*truncated"),
-            ("no.jpg", b"<html>not found</html>", r"expected a whole picture, got .* or no picture \(cannot identify"),
-            ("none.jpg", b"", r"expected a whole picture, got an empty file\. Fetch it again")):
+            ("cut.jpg", whole[:len(whole) // 2], r"got a truncated or damaged file of \d+ bytes .*truncated"),
+            ("no.jpg", b"<html>not found</html>", r"got a web page .*not found"),
+            ("none.jpg", b"", r"got an empty file\. Fetch it again")):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=f"{name}: {message}"):
+        with pytest.raises(ValueError, match=f"{name}: expected a whole picture, {message}"):
             read_picture(tmp_path / name)
-    with pytest.raises(ValueError, match=r"gone.jpg: expected a picture there, got no such file"):
+    (tmp_path / "all.tar").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"all.tar: expected a whole picture in 7, got a truncated"):
+        read_picture(whole[:500], within=tmp_path / "all.tar", what="picture in 7")
+    with pytest.raises(ValueError, match=r"gone.jpg: expected a whole picture, got no such file"):
         read_picture(tmp_path / "gone.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(ValueError, match=r"folder.jpg: expected a picture that can be read, got Is a directory"):
-        read_picture(tmp_path / "folder.jpg")
 
 
 @pytest.mark.parametrize(("array", "expected", "result"), [
@@ -216,5 +222,38 @@ def test_stimuli_are_read_by_the_same_reader(tmp_path):
     images = StimulusImages(tmp_path, table)
     np.testing.assert_array_equal(images([0])[0], np.rot90(RGB, -1))
     np.testing.assert_array_equal(images([1])[0, ..., 0], np.rint(RAMP / 65535 * 255))
-    with pytest.raises(ValueError, match=r"b.hdf5::imgBrick, row 0: expected pixels 0..255, got none above 1"):
+    with pytest.raises(ValueError, match=r"b.hdf5, row 0 of 'imgBrick': expected pixels 0..255, got none above 1"):
         images([2])
+
+
+def test_studies_check_the_range_of_their_arrays(tmp_path, digits):
+    path = digits()
+    values = loadmat(path)["stimTrn"]
+    digits(stimTrn=values / 255)
+    with pytest.raises(ValueError, match=r"digits.mat, stimTrn: expected pixels 0..255, got none above 0.996"):
+        Digit69().prepare(path, tmp_path)
+    digits(stimTrn=values.astype(float))
+    Digit69().prepare(path, tmp_path)
+    expected = values[3].reshape(8, 8).T  # column by column
+    np.testing.assert_array_equal(np.load(tmp_path / "images.npy")[3], expected)
+    path = tmp_path / "coco_images_224_float16.hdf5"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.stack([RGB.transpose(2, 0, 1) / 255, RGB.transpose(2, 0, 1)]).astype(np.float16)
+    np.testing.assert_array_equal(next(packed_pictures(path, [0])), RGB)
+    with pytest.raises(ValueError, match=r"float16.hdf5, row 1 of 'images': expected pixels 0..1, got 0..249"):
+        list(packed_pictures(path, [0, 1]))
+
+
+@pytest.mark.parametrize(("made", "message"), [
+    (torch.full((1, 3, 4, 4), float("nan")), "expected pixels 0..1, got NaN or infinite values"),
+    (torch.full((1, 3, 4, 4), 128.0), "expected pixels 0..1, got 128..128"),
+    (torch.full((1, 3, 4, 4), -0.5), "expected pixels 0..1, got -0.5..-0.5")])
+def test_reconstructions_out_of_range_are_not_written(tmp_path, made, message):
+    maker = SimpleNamespace(needs=(), reconstruct=lambda needed, generators: made)
+    predictions = SimpleNamespace(rows=pd.DataFrame({"array_row": [0]}))
+    with pytest.raises(ValueError, match=f"pictures of SimpleNamespace: {message}"):
+        _render(pd.Series([tmp_path / "a.png"]), predictions, maker, seed=0)
+    assert not list(tmp_path.iterdir())
+    maker.reconstruct = lambda needed, generators: torch.full((1, 3, 4, 4), 0.5004, dtype=torch.float16)
+    _render(pd.Series([tmp_path / "a.png"]), predictions, maker, seed=0)
+    assert (read_picture(tmp_path / "a.png") == 128).all()

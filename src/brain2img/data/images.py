@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from brain2img.artifacts import read_array
 from brain2img.data.pictures import pictures_from, read_picture
+from brain2img.data.reading import reading
 
 PACKED = "images.npy"
 _MOVED = ("Put it back where it was when the study was prepared, or prepare the study again with overwrite=true from "
@@ -87,7 +88,7 @@ class StimulusImages(Sequence[np.ndarray]):
             elif "::" in file:
                 if file != opened:
                     opened, source = file, _data_set(self.folder, file)
-                image = _row(source, int(self.pointers[row]), file=file)
+                image = _row(source, int(self.pointers[row]))
             else:
                 if not (self.folder / file).is_file():
                     raise ValueError(f"{self.folder / file}: expected a picture there, got no such file. {_MOVED}")
@@ -137,11 +138,10 @@ def _data_set(folder: Path, file: str) -> Any:
     import h5py
 
     path, name = file.split("::", 1)
-    try:
+    if not (folder / path).exists():
+        raise ValueError(f"{folder / path}: expected an HDF5 file there, got no such file. {_MOVED}")
+    with reading(folder / path, what="HDF5 file"):
         opened = h5py.File(folder / path, "r")
-    except OSError as error:
-        raise ValueError(f"{folder / path}: expected a whole HDF5 file, got none or a damaged one ({error}). Fetch it "
-                         f"again, if it is there. {_MOVED}") from error
     if name not in opened:
         raise ValueError(f"{folder / path}: expected the data set {name!r}, got {sorted(opened)}. "
                          "Correct the study's file.")
@@ -151,11 +151,9 @@ def _data_set(folder: Path, file: str) -> Any:
     return opened[name]
 
 
-def _row(source: Any, row: int, *, file: str) -> np.ndarray:
+def _row(source: Any, row: int) -> np.ndarray:
     """Return one row of an HDF5 data set."""
-    try:
+    path = Path(source.file.filename)
+    with reading(path, what=f"HDF5 file with a picture in row {row}"):
         image = np.asarray(source[row])
-    except (OSError, IndexError, ValueError) as error:
-        raise ValueError(f"{file}: expected a picture in row {row}, got a damaged file ({error}). "
-                         "Fetch it again.") from error
-    return pictures_from(image, expected="0..255", what=f"{file}, row {row}")
+    return pictures_from(image, expected="0..255", what=f"{path}, row {row} of {source.name.strip('/')!r}")

@@ -22,12 +22,15 @@ from __future__ import annotations
 import io
 import logging
 import re
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from brain2img.data.reading import ReadError, reading
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +41,25 @@ _ROUNDING = 2e-3  # what half precision and resampling may add to a range of 1
 _DIRECT = ("RGB", "L", "CMYK", "LAB")  # modes that a profile is about
 
 
-def read_picture(source: Path | bytes, *, what: str | None = None) -> np.ndarray:
+def read_picture(source: Path | bytes, *, within: Path | None = None, what: str = "picture") -> np.ndarray:
     """Return a picture as ``(h, w, 3)`` uint8 (0..255) in sRGB, by the policy of this module.
 
     Parameters
     ----------
     source
-        A file, or its content.
+        A file, or the content of a member of `within`.
+    within
+        The archive it is of, if any.
     what
-        What messages call it; the path by default.
+        What messages call it.
 
     Raises
     ------
     ValueError
         If the file is missing, locked, no picture, damaged or too large, or its range is not known.
     """
-    named = str(what or source)
-    with _naming(source, named):
+    named, naming = _named(source, within, what)
+    with naming:
         image = _opened(source, named)
         with image:
             if getattr(image, "is_animated", False) and image.format != "MPO":  # the others of a camera are previews
@@ -64,7 +69,7 @@ def read_picture(source: Path | bytes, *, what: str | None = None) -> np.ndarray
             return np.asarray(_in_srgb(_upright(image, named), named))
 
 
-def picture_size(source: Path | bytes, *, what: str | None = None) -> tuple[int, int]:
+def picture_size(source: Path | bytes, *, within: Path | None = None, what: str = "picture") -> tuple[int, int]:
     """Return height and width of what `read_picture` would give; the pixels are not decoded.
 
     Raises
@@ -72,8 +77,8 @@ def picture_size(source: Path | bytes, *, what: str | None = None) -> tuple[int,
     ValueError
         If the file is missing, locked, no picture or too large.
     """
-    named = str(what or source)
-    with _naming(source, named), _opened(source, named) as image:
+    named, naming = _named(source, within, what)
+    with naming, _opened(source, named) as image:
         width, height = image.size
         return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
 
@@ -132,30 +137,15 @@ def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
-class _naming:
-    """Turns whatever PIL raises over a file into a ValueError that says what is wrong with it."""
-
-    def __init__(self, source: Path | bytes, named: str) -> None:
-        self.source, self.named = source, named
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, (PictureError, MemoryError)):
-            return
-        if isinstance(error, FileNotFoundError):
-            raise ValueError(f"{self.named}: expected a picture there, got no such file.") from None
-        if isinstance(error, OSError) and error.errno is not None:  # not about what the file holds
-            raise ValueError(f"{self.named}: expected a picture that can be read, got {error.strerror}. See to the "
-                             "file's permissions and to its disk.") from error
-        size = len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
-        got = "an empty file" if size == 0 else f"a damaged file of {size} bytes, or no picture ({error})"
-        raise ValueError(f"{self.named}: expected a whole picture, got {got}. Fetch it again.") from error
+class PictureError(ReadError):
+    """A picture is of a size or a range that is not read; the message says why."""
 
 
-class PictureError(ValueError):
-    """What this module says about a picture."""
+def _named(source: Path | bytes, within: Path | None, what: str) -> tuple[str, AbstractContextManager[None]]:
+    """Return what messages call a picture, and what turns errors of PIL into messages."""
+    if isinstance(source, bytes):
+        return f"{within}, {what}", reading(within or Path(), what=what, member=True)
+    return str(source), reading(source, what=what)
 
 
 def _opened(source: Path | bytes, named: str) -> Image.Image:
