@@ -140,6 +140,7 @@ def digits(tmp_path: Path):
         for image, label in zip(images, labels, strict=True):
             row = rng.integers(1, side - 3)
             image[row:row + 3, (label - 1) * side // 2:(label - 1) * side // 2 + 3] = rng.integers(150, 255)
+        images += np.random.default_rng([seed, 1]).integers(0, 40, images.shape) * (images == 0)  # all are different
         stimuli = images.transpose(0, 2, 1).reshape(n, -1)
         responses = (stimuli / 255) @ rng.standard_normal((side * side, n_voxels))
         responses += 0.3 * rng.standard_normal(responses.shape)

@@ -47,13 +47,17 @@ class BrainData:
         Those with trials in this fold.
     specs
         Subject -> its signals, of those that are trained on; one that is left out is in `unseen` instead.
+    same_as
+        Stimulus id -> id of the first stimulus that is the same, with which it stays together; empty for none.
     """
 
     def __init__(self, study: PreparedStudy, *, targets: Mapping[str, EmbeddingCache], split: Split,
                  normalisation: Normalisation, subjects: list[str] | None = None) -> None:
         self.study = study
         trials = select_subjects(study.trials, subjects, known=study.subjects)
-        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=study.concepts))
+        self.same_as = {} if split.duplicates == "keep" else study.same_as
+        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=study.concepts,
+                                                  same_as=self.same_as))
         met = set(trials.loc[trials["split"] != "unused", "subject"])
         self.trials = trials[trials["subject"].isin(met)]
         self.subjects = [s for s in study.subjects if s in met]

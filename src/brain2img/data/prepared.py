@@ -29,13 +29,15 @@ from brain2img.artifacts import (
     write_table,
 )
 from brain2img.data.images import PACKED, StimulusImages
+from brain2img.data.same_stimuli import content, notice
 from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
 
 log = logging.getLogger(__name__)
 
 TRIAL_COLUMNS = ("subject", "session", "run", "onset", "duration", "stimulus_id", "repetition", "split", "row")
-STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "category", "captions", "attributes")
+STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "category", "captions", "attributes",
+                    "content", "same_as")
 SPLITS = ("train", "val", "test")
 _IMAGES_AT_A_TIME = 64
 
@@ -169,7 +171,8 @@ class PreparedWriter:
         ----------
         stimuli
             One line per stimulus with `STIMULUS_COLUMNS`; `attributes` as dictionaries, `file` and `pointer` (see
-            `brain2img.data.images`) are filled in when `images` is given.
+            `brain2img.data.images`) are filled in when `images` is given, and what tells stimuli by their content (see
+            `brain2img.data.same_stimuli`) always.
         images
             ``(N, h, w)`` or ``(N, h, w, 3)`` uint8 in the order of `stimuli`.
         image_size
@@ -186,6 +189,10 @@ class PreparedWriter:
             if column not in stimuli:
                 stimuli[column] = None
         stimuli["attributes"] = [json.dumps(a or {}, sort_keys=True) for a in stimuli["attributes"]]
+        pictures = StimulusImages(self.out, stimuli, size=image_size)
+        pictures.check()
+        stimuli[["content", "same_as"]] = content(stimuli, pictures)
+        notice(stimuli, what=f"study {self.study}")
         write_table(self.out / "stimuli.parquet", stimuli[list(STIMULUS_COLUMNS)])
         specs = {}
         tables = []
@@ -222,6 +229,8 @@ class PreparedStudy:
         self.stimulus_table = read_table(self.folder / "stimuli.parquet", columns=STIMULUS_COLUMNS)
         self.stimulus_table["attributes"] = [json.loads(a) for a in self.stimulus_table["attributes"]]
         self.stimulus_table["captions"] = [[] if c is None else list(c) for c in self.stimulus_table["captions"]]
+        same = self.stimulus_table.get("same_as", self.stimulus_table["stimulus_id"])  # older folders do not say
+        self.same_as: dict[str, str] = dict(zip(self.stimulus_table["stimulus_id"], same, strict=True))
 
     @property
     def subjects(self) -> list[str]:

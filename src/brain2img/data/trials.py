@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.data.prepared import check_splits
+from brain2img.data.same_stimuli import POLICIES, settle
 from brain2img.data.units import UNITS, divided, units
 
 OVER_SUBJECTS = ("in_subject", "leave_one_subject_out")
@@ -59,6 +60,10 @@ class Split:
         with the first sessions alone; published runs take the first n of a folder (MindBridge).
     train_seed
         Seed of the random choice.
+    duplicates
+        What is done with stimuli that are the same under several ids: "refuse" and "drop" keep them together wherever
+        stimuli are divided; where the study's own split divides them, one is an error, and the other leaves copies out
+        as `same_stimuli.settle` says. "keep" takes them for different stimuli.
     """
 
     kind: str = "study"
@@ -73,8 +78,12 @@ class Split:
     train_trials: int | None = None
     train_order: str = "random"
     train_seed: int = 0
+    duplicates: str = "refuse"
 
     def __post_init__(self) -> None:
+        if self.duplicates not in POLICIES:
+            raise ValueError(f"split.duplicates: expected one of {POLICIES}, got {self.duplicates!r}. Choose one of "
+                             "these.")
         if self.train_order not in ("random", "first"):
             raise ValueError(f"split.train_order: expected 'random' or 'first', got {self.train_order!r}. Choose one "
                              "of these.")
@@ -97,7 +106,8 @@ class Split:
             raise ValueError(f"split.prior_fraction: expected a share between 0 and 1, got {self.prior_fraction}. "
                              "Correct it.")
 
-    def assign(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None = None) -> pd.Series:
+    def assign(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None = None,
+               same_as: Mapping[str, str] | None = None) -> pd.Series:
         """Return the split of every trial, by stimulus over all subjects together.
 
         Parameters
@@ -109,6 +119,9 @@ class Split:
         concepts
             Stimulus id -> concept. What is set aside for a prior, and what is held out, is chosen by concept where the
             test concepts are new to the decoder, else by stimulus: the prior shall meet what the test brings.
+        same_as
+            Stimulus id -> id of the first stimulus that is the same, as `PreparedStudy.same_as`; each stands for itself
+            by default.
 
         Returns
         -------
@@ -121,7 +134,8 @@ class Split:
             If there are fewer stimuli than folds or parts, a stimulus crosses splits, a subject has no training trials
             or fewer than asked for, or one is to be left out of one.
         """
-        assigned = self._set_aside(trials, what=what, concepts=concepts)
+        same_as = {} if same_as is None or self.duplicates == "keep" else same_as
+        assigned = self._set_aside(trials, what=what, concepts=concepts or {}, same_as=same_as)
         if self.train_trials is not None:
             assigned = self._limited(trials, assigned, what=what)
         return self._of_subject(trials, assigned, what=what) if self.kind in OVER_SUBJECTS else assigned
@@ -152,12 +166,14 @@ class Split:
             assigned.loc[places[self.train_trials:]] = "unused"
         return assigned
 
-    def _set_aside(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None) -> pd.Series:
-        assigned = self._folds(trials, what=what, concepts=concepts or {})
+    def _set_aside(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None],
+                   same_as: Mapping[str, str]) -> pd.Series:
+        assigned = self._folds(trials, what=what, concepts=concepts, same_as=same_as)
+        assigned = settle(trials.assign(split=assigned), same_as=same_as, duplicates=self.duplicates, what=what)
         if self.prior_fraction == 0 and self.held_out is None:
             return assigned
         split = dict(zip(trials["stimulus_id"], assigned, strict=True))
-        unit = grouping(split, concepts or {})
+        unit = grouping(split, concepts, same_as=same_as)
         if self.prior_fraction:
             groups = _shuffled({unit[s] for s in split if split[s] == "val"}, seed=self.seed)
             if not groups:
@@ -181,12 +197,13 @@ class Split:
                                  f"of subject {subject!r}. Raise prior_fit.folds, or leave this subject out.")
         return assigned
 
-    def _folds(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None]) -> pd.Series:
+    def _folds(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None],
+               same_as: Mapping[str, str]) -> pd.Series:
         if self.kind in ("study", *OVER_SUBJECTS):
             check_splits(trials, what=what)
             return trials["split"]
         unit = units(trials, by=HOLDOUTS.get(self.kind, self.by if self.kind == "kfold" else "stimulus"),
-                     concepts=concepts, what=what)
+                     concepts=concepts, same_as=same_as, what=what)
         n_folds = len(set(unit.values())) if self.kind == "leave_one_stimulus_out" else self.n_folds
         if self.kind not in HOLDOUTS and not 0 <= self.fold < n_folds:
             raise ValueError(f"{what}: expected split.fold 0..{n_folds - 1}, one for each stimulus, got {self.fold}. "
@@ -198,17 +215,20 @@ class Split:
         return assigned
 
 
-def number_of_folds(split: Mapping[str, Any], trials: pd.DataFrame, *, concepts: Mapping[str, str | None]) -> int:
+def number_of_folds(split: Mapping[str, Any], trials: pd.DataFrame, *, concepts: Mapping[str, str | None],
+                    same_as: Mapping[str, str]) -> int:
     """Return how many folds the ``split`` of a configuration has on the trials of the chosen subjects."""
     kind = split["kind"]
     if kind == "kfold":
         return int(split.get("n_folds", 1))
     if kind == "leave_one_stimulus_out":
-        return len(set(units(trials, by="stimulus", concepts=concepts, what="split").values()))
+        same_as = {} if split.get("duplicates") == "keep" else same_as
+        return len(set(units(trials, by="stimulus", concepts=concepts, same_as=same_as, what="split").values()))
     return trials["subject"].nunique() if kind in OVER_SUBJECTS else 1
 
 
-def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None]) -> dict[str, str]:
+def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None], *,
+             same_as: Mapping[str, str]) -> dict[str, str]:
     """Return stimulus id -> what must not be divided: its concept where no test concept is trained on, else itself.
 
     Parameters
@@ -217,10 +237,13 @@ def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None]) -> di
         Stimulus id -> split.
     concepts
         Stimulus id -> concept; a stimulus without one stands for itself.
+    same_as
+        Stimulus id -> id of the first that is the same, for which it counts.
     """
-    concept = {s: f"concept {concepts[s]}" if concepts.get(s) else s for s in split}
+    first = {s: same_as.get(s, s) for s in split}
+    concept = {s: f"concept {concepts[f]}" if concepts.get(f) else f for s, f in first.items()}
     of = {name: {concept[s] for s in split if split[s] == name} for name in ("train", "test")}
-    return concept if of["test"].isdisjoint(of["train"]) else {s: s for s in split}
+    return concept if of["test"].isdisjoint(of["train"]) else first
 
 
 def _shuffled(groups: set[str], *, seed: int) -> list[str]:

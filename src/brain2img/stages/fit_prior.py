@@ -121,7 +121,7 @@ def _units(run: FoldRun) -> dict[str, str]:
     data = run.data()
     table = data.study.stimulus_table
     return grouping(dict(zip(data.trials["stimulus_id"], data.trials["split"], strict=True)),
-                    dict(zip(table["stimulus_id"], table["concept"], strict=True)))
+                    dict(zip(table["stimulus_id"], table["concept"], strict=True)), same_as=data.same_as)
 
 
 def _held_back(stimulus_ids: Sequence[str], unit: dict[str, str], *, share: float, seed: int) -> np.ndarray:

@@ -170,7 +170,9 @@ def check_splits(run: FoldRun, data: BrainData) -> None:
     trained = run.data().trials
     met = set(trained.loc[trained["split"] == "train", "stimulus_id"])
     kept = data.trials.loc[~data.trials["split"].isin(("train", "unused")), "stimulus_id"]
-    crossing = sorted(met & set(kept))
+    first = {**run.prepared.same_as, **data.study.same_as} if data.same_as else {}
+    met_first = {first.get(s, s) for s in met}
+    crossing = sorted(s for s in set(kept) if first.get(s, s) in met_first)
     if crossing:
         raise ValueError(f"study {data.study.name}: expected validation and test stimuli that the run was not trained "
                          f"with, got {len(crossing)} that it was ({crossing[0]!r}, ...). Use a split by the study "

@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from brain2img.artifacts import open_folder, read_array
 from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.same_stimuli import settle
 from brain2img.data.simulate import NOTE
+from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.stages.build import build_study
 from brain2img.stages.workspace import prepared_folder
 
@@ -21,6 +23,9 @@ HASHED_BYTES = 2_000_000_000
 
 def prepare(cfg: DictConfig) -> Path:
     """Prepare the study that ``study`` describes; returns the folder.
+
+    Where its own split divides a stimulus that has several ids, it is not finished before ``split.duplicates`` says
+    what to do; signals are not read again then.
 
     Raises
     ------
@@ -37,6 +42,8 @@ def prepare(cfg: DictConfig) -> Path:
     study.prepare(raw, folder.work)
     prepared = PreparedStudy(folder.work, finished=False)
     prepared.validate()
+    if cfg.split.kind in ("study", *OVER_SUBJECTS):
+        settle(prepared.trials, same_as=prepared.same_as, duplicates=cfg.split.duplicates, what=f"study {study.name}")
     folder.finish(study=study.name, stimuli=_stimuli_id(prepared), splits=prepared.split_hashes(),
                   subjects=prepared.subjects,
                   simulated=raw is not None and (raw / NOTE).is_file())

@@ -26,6 +26,7 @@ from brain2img.artifacts import (
 )
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
+from brain2img.data.pictures import to_uint8
 from brain2img.interfaces import Reconstructor
 from brain2img.stages.build import build_reconstructors, plain
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
@@ -127,7 +128,8 @@ def _render(pictures: pd.Series, predictions: Predictions, reconstructor: Recons
     needed = {space: torch.from_numpy(predictions.embeddings(space, rows)) for space in reconstructor.needs}
     with fitting(len(rows), key="reconstruct.batch_size"):
         images = reconstructor.reconstruct(needed, generators=generators)
-    pixels = (images.cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = to_uint8(images.float().cpu().permute(0, 2, 3, 1).numpy(), expected="0..1",
+                      what=f"pictures of {type(reconstructor).__name__}")
     for path, image in zip(pictures, pixels, strict=True):
         with writing(path) as temporary:
             Image.fromarray(image).save(temporary, format="PNG", compress_level=1)

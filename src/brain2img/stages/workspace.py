@@ -300,7 +300,7 @@ def iterate_folds(config: Mapping[str, Any], *, prepared: PreparedStudy) -> Iter
     """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for."""
     split = config["split"]
     trials = select_subjects(prepared.trials, config["data"].get("subjects"), known=prepared.subjects)
-    n_folds = number_of_folds(split, trials, concepts=prepared.concepts)
+    n_folds = number_of_folds(split, trials, concepts=prepared.concepts, same_as=prepared.same_as)
     for repeat in range(split.get("n_repeats", 1)):
         for fold in range(n_folds):
             yield fold, split["seed"] + repeat, config["seed"] + repeat

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import file_digest
+from brain2img.data.pictures import pictures_from
 from brain2img.data.prepared import PreparedWriter
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
@@ -56,6 +57,7 @@ class Digit69(Study):
             x, pixels, labels = (values[f"{name}{part}"] for name in ("fmri", "stim", "label"))
             side = round(np.sqrt(pixels.shape[1]))
             # MATLAB keeps pictures column by column
+            pixels = pictures_from(pixels, expected="0..255", what=f"{self._existing(raw).name}, stim{part}")
             images.append(pixels.reshape(-1, side, side).transpose(0, 2, 1))
             signals.append(x)
             digits += [DIGITS[int(label)] for label in labels.ravel()]
@@ -72,7 +74,7 @@ class Digit69(Study):
             pd.DataFrame({"stimulus_id": ids, "kind": "image", "concept": digits, "category": "digit",
                           "captions": [[f"a handwritten {'six' if d == '6' else 'nine'}"] for d in digits],
                           "attributes": [{"digit": d} for d in digits]}),
-            images=np.concatenate(images).astype(np.uint8))
+            images=np.concatenate(images))
 
     def _read(self, path: Path) -> dict[str, np.ndarray]:
         values = read_matlab(path, names=VARIABLES, source="Give the digits 6/9 file.")
@@ -87,9 +89,6 @@ class Digit69(Study):
             if not set(np.unique(labels)) <= set(DIGITS):
                 raise ValueError(f"{path.name}: expected labels 1 (six) and 2 (nine) in label{part}, got "
                                  f"{np.unique(labels).tolist()}. Give the file as shared.")
-            if pixels.min() < 0 or pixels.max() > 255:
-                raise ValueError(f"{path.name}: expected pixels 0..255 in stim{part}, got {pixels.min()}.."
-                                 f"{pixels.max()}. Give the file as shared.")
         if values["fmriTrn"].shape[1] != values["fmriTest"].shape[1]:
             raise ValueError(f"{path.name}: expected the same voxels in fmriTrn and fmriTest, got "
                              f"{values['fmriTrn'].shape[1]} and {values['fmriTest'].shape[1]}. Give one file.")

@@ -6,7 +6,6 @@ read out of the tars.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from brain2img.data.file_names import is_junk
+from brain2img.data.pictures import picture_size, pictures_from, read_picture
 from brain2img.data.reading import reading
 from brain2img.records import SignalSpec
 from brain2img.studies.nsd_design import DURATION, HELD_BACK, existing, n_sessions, subject_name
@@ -146,8 +145,7 @@ class Averaged:
                     image = int(array(members, "coco73k.npy", source=source, key=key).ravel()[0])
                     if image not in done:
                         done.add(image)
-                        with reading(source, what=f"picture in {key}", member=True):
-                            yield np.asarray(Image.open(io.BytesIO(_picture(members))).convert("RGB"))
+                        yield read_picture(_picture(members), within=source, what=f"picture in {key}")
 
 
 @dataclass(frozen=True)
@@ -185,8 +183,7 @@ def _picture(members: Mapping[str, bytes]) -> bytes:
 
 def _size(members: Mapping[str, bytes], *, source: Path, key: str) -> tuple[int, int]:
     """Return height and width of a sample's picture."""
-    with reading(source, what=f"picture in {key}", member=True), Image.open(io.BytesIO(_picture(members))) as image:
-        return image.height, image.width
+    return picture_size(_picture(members), within=source, what=f"picture in {key}")
 
 
 class AllBetas:
@@ -338,4 +335,4 @@ def packed_pictures(path: Path, rows: Sequence[int]) -> Iterator[np.ndarray]:
         for row in rows:
             with reading(path, what="HDF5 file with the data set 'images'"):
                 image = np.asarray(file["images"][row], dtype=np.float32)
-            yield np.rint(image.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8)
+            yield pictures_from(image.transpose(1, 2, 0), expected="0..1", what=f"{path}, row {row} of 'images'")
