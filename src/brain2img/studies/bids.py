@@ -1,0 +1,296 @@
+"""EEG and MEG of any BIDS dataset in which pictures were shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from brain2img.artifacts import digest, file_digest
+from brain2img.data.prepared import PreparedWriter
+from brain2img.interfaces import Study
+from brain2img.records import SignalSpec
+from brain2img.studies.bids_files import (
+    BIDSFile,
+    check_entities,
+    chosen_subjects,
+    dataset_folder,
+    datatype_folders,
+    matching_files,
+    table_of,
+)
+from brain2img.studies.bids_recordings import (
+    BIDSSession,
+    Recording,
+    Run,
+    bad_epochs,
+    known_positions,
+    open_recording,
+    recordings,
+    sample_range,
+    units_of,
+)
+from brain2img.studies.bids_tables import Events, Holdout, Pictures, Shown
+
+log = logging.getLogger(__name__)
+
+DATATYPES = ("eeg", "meg")
+_TABLES = (".tsv", ".json")
+_SHOWN = 6
+
+
+class BIDS(Study):
+    """EEG or MEG of a BIDS dataset, whose events name the pictures that were shown.
+
+    Gorgolewski et al. 2016, https://doi.org/10.1038/sdata.2016.44; read through MNE-BIDS (Appelhoff et al. 2019,
+    https://doi.org/10.21105/joss.01896), hence whatever that reads: BrainVision, EDF, BDF, EEGLAB; FIF (in parts, too),
+    CTF, KIT, BTi. Runs are taken one by one, so that memory does not depend on how many there are.
+
+    Parameters
+    ----------
+    name
+        What the study is called: the folder under ``outputs/prepared`` and the `study` of every score.
+    datatype
+        "eeg" or "meg". Betas of fMRI are read by `brain2img.studies.bids_betas.BIDSBetas`.
+    subjects
+        Labels, as "01" or 1; None for all who have such recordings.
+    entities
+        Entity ("ses", "task", "acq", "run", "proc", "desc") -> a value or several that recordings must have; None for
+        any. Tasks in which no picture was shown are left out by themselves.
+    events
+        Arguments of `brain2img.studies.bids_tables.Events`.
+    stimuli
+        Arguments of `brain2img.studies.bids_tables.Pictures`.
+    recording
+        Arguments of `brain2img.studies.bids_recordings.Recording`.
+    split
+        Arguments of `brain2img.studies.bids_tables.Holdout`.
+    jobs
+        Sessions read at the same time.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+    """
+
+    def __init__(self, *, name: str = "bids", datatype: str = "eeg", subjects: Sequence[Any] | None = None,
+                 entities: Mapping[str, Any] | None = None, events: Mapping[str, Any] | None = None,
+                 stimuli: Mapping[str, Any] | None = None, recording: Mapping[str, Any] | None = None,
+                 split: Mapping[str, Any] | None = None, jobs: int = 1) -> None:
+        if datatype not in DATATYPES:
+            raise ValueError(f"study.datatype: expected one of {DATATYPES}, got {datatype!r}. Choose one; betas of "
+                             "fMRI are read with study=bids_betas.")
+        self.name, self.modality, self.variant = name, datatype, datatype
+        self.subjects, self.entities, self.jobs = subjects, check_entities(entities), jobs
+        self.events, self.pictures, self.split = Events(**events or {}), Pictures(**stimuli or {}), Holdout(
+            **split or {})
+        self.settings = Recording(**recording or {}).of(datatype)
+
+    def raw_id(self, raw: Path | None) -> str:
+        """Return a hash of names and sizes of all files of the recordings, and of the content of the tables."""
+        root = dataset_folder(raw)
+        found = []
+        for subject in self._recordings(root):
+            for folder in datatype_folders(root, subject, self.modality):
+                found += [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        tables = [path for path in found if path.suffix in _TABLES]
+        tables += sorted(path for path in root.glob("*.tsv") if path.is_file())
+        if (table := self.pictures.table_path(root)) is not None:
+            tables.append(table)
+        return digest([[(str(p.relative_to(root)), p.stat().st_size) for p in found if p.suffix not in _TABLES],
+                       [file_digest(path) for path in tables]])
+
+    def prepare(self, raw: Path | None, out: Path) -> None:
+        """Write the prepared study from the dataset `raw`; tables and heads are read and checked before any signal."""
+        root = dataset_folder(raw)
+        shown = Shown(root, self.pictures, self.split)
+        found = {}
+        for subject, files in self._with_pictures(root, self._recordings(root)).items():
+            runs = [self._run(root, file, events, of=list(files)) for file, events in files.items()]
+            found[f"sub-{subject}"] = self._subject(f"sub-{subject}", runs)
+            shown.add(f"sub-{subject}", [run.trials for run in runs])
+        trials, stimuli = shown.finish(what=f"study {self.name}")
+        self._compare(found)
+        writer = PreparedWriter(out, study=self.name)
+        for subject, mine in found.items():
+            if not writer.has_subject(subject):
+                table = trials[subject]
+                sessions = [self._session(root, rows, mine) for _, rows in table.groupby(
+                    table["session"].fillna(""), sort=False)]
+                writer.add_sessions(mine.spec, trials=table, sessions=sessions, jobs=self.jobs)
+        writer.finish(stimuli, image_size=self.pictures.image_size)
+
+    def _recordings(self, root: Path) -> dict[str, list[BIDSFile]]:
+        def of(subject: str) -> list[BIDSFile]:
+            found = [recordings(folder, self.modality, files=matching_files(folder, entities=self.entities))
+                     for folder in datatype_folders(root, subject, self.modality)]
+            return sorted((file for some in found for file in some), key=BIDSFile.order)
+
+        asked = {key: value for key, value in self.entities.items() if value is not None}
+        what = f"{self.modality.upper()} recordings{f' of {asked}' if asked else ''}"
+        return chosen_subjects(root, self.subjects, files=of, what=what)
+
+    def _with_pictures(self, root: Path, found: Mapping[str, list[BIDSFile]]
+                       ) -> dict[str, dict[BIDSFile, tuple[Path, pd.DataFrame]]]:
+        """Return subject -> recording -> its events, without the tasks in which nobody saw a picture.
+
+        Raises
+        ------
+        ValueError
+            If a recording of a task with pictures has no events, or nobody saw one.
+        """
+        tables: dict[BIDSFile, Path | None] = {}
+        tasks: dict[str | None, str] = {}
+        for files in found.values():
+            for file in files:
+                tables[file] = table_of(file, root=root, suffix="events")
+                try:
+                    events = self._shown(tables[file])
+                except ValueError as error:
+                    tasks.setdefault(file.entities.get("task"), str(error))
+                    continue
+                if len(events):
+                    tasks[file.entities.get("task")] = ""
+        taken = [task for task, why in tasks.items() if not why]
+        if not taken:
+            raise ValueError(next(iter(tasks.values()), None) or (
+                f"{root}: expected events with a picture in column {self.events.stimulus_column!r}, got none in any "
+                "run. Set study.events.stimulus_column, or correct study.events.where."))
+        if left := [str(task) for task in tasks if task not in taken]:
+            log.warning("%s: no pictures were shown in task %s, which is left out", root, ", ".join(left))
+        chosen: dict[str, dict[BIDSFile, tuple[Path, pd.DataFrame]]] = {}
+        for subject, files in found.items():
+            mine = {file: self._events(file, tables[file]) for file in files if file.entities.get("task") in taken}
+            chosen[subject] = {file: (path, events) for file, (path, events) in mine.items() if len(events)}
+            if not chosen[subject]:
+                if self.subjects is not None:
+                    raise ValueError(f"sub-{subject}: expected recordings with pictures, of task {' or '.join(taken)}, "  # type: ignore[arg-type]
+                                     "got none. Leave it out of study.subjects.")
+                log.warning("sub-%s has no recordings with pictures and is left out", subject)
+                del chosen[subject]
+        return chosen
+
+    def _shown(self, path: Path | None) -> pd.DataFrame:
+        if path is None:
+            raise ValueError("no table of events")
+        events = self.events.read(path, split_column=self.split.column)
+        return events[events["stimulus"].notna()].reset_index(drop=True)
+
+    def _events(self, file: BIDSFile, path: Path | None) -> tuple[Path, pd.DataFrame]:
+        if path is None:
+            raise ValueError(f"{file.path}: expected a table of its events, {file.path.name.rpartition('_')[0]}"
+                             "_events.tsv, got none. Write it, or choose the runs that have one with study.entities.")
+        events = self._shown(path)
+        if not len(events):
+            log.warning("%s: no event has a picture; this run is left out", path)
+        return path, events
+
+    def _run(self, root: Path, file: BIDSFile, events: tuple[Path, pd.DataFrame], *, of: Sequence[BIDSFile]) -> _Run:
+        """Look at a run: its head, and which of its events can be cut out."""
+        path, table = events
+        raw = open_recording(file, root=root, settings=self.settings)
+        sfreq = float(raw.info["sfreq"])
+        times = self.events.times(table, sfreq=sfreq, path=path)
+        length, asked = raw.n_times / sfreq, self.settings.asked
+        outside = (times < 0) | (times >= length)
+        if outside.any():
+            raise ValueError(
+                f"{path}: expected events within the recording of {length:.6g} s, got one at "
+                f"{times[outside][0]:.6g} s in line {table['line'][outside].iloc[0]} ({int(outside.sum())} in all). "
+                f"{file.path.name} is truncated, or of another run; or choose study.events.timing.")
+        cut = (times + asked.tmin < -0.5 / sfreq) | (times + asked.tmax > length - 0.5 / sfreq)
+        bad = bad_epochs(raw, times, asked=asked) & (asked.bad_spans == "drop")
+        for left_out, why in ((cut, "reach over an end of the recording"), (bad & ~cut, "touch a span marked BAD")):
+            if left_out.any():
+                log.warning("%s: %d of %d epochs %s and are left out", file.path, int(left_out.sum()), len(times), why)
+        if raw.info["bads"] and asked.bads == "refuse":
+            raise ValueError(f"{file.path}: expected no bad channels, by study.recording.bads=refuse, got "
+                             f"{', '.join(raw.info['bads'])}. Choose interpolate, drop or keep.")
+        trials = table.assign(session=file.session, run=file.run_name(of), onset=times, time=times, path=str(path),
+                              file=str(file.path))
+        return _Run(file, trials[~(cut | bad)].reset_index(drop=True), sfreq, dict(zip(
+            raw.ch_names, raw.get_channel_types(), strict=True)), tuple(raw.info["bads"]), raw.info)
+
+    def _subject(self, name: str, runs: Sequence[_Run]) -> _Subject:
+        """Return what all runs of a subject have in common."""
+        asked = self.settings.asked
+        dropped = {channel for run in runs for channel in run.bads} if asked.bads == "drop" else set()
+        first, rates = runs[0], sorted({run.sfreq for run in runs})
+        shared = [channel for channel in first.channels if channel not in dropped
+                  and all(channel in run.channels for run in runs)]
+        lost = sorted({channel for run in runs for channel in run.channels} - set(shared) - dropped)
+        if not shared:
+            raise ValueError(f"{name}: expected channels that all its runs have, got none. Choose runs of one system "
+                             "with study.entities.")
+        kinds = {channel: {run.channels[channel] for run in runs} for channel in shared}
+        if several := [channel for channel, some in kinds.items() if len(some) > 1]:
+            raise ValueError(f"{name}: expected one type of channel {several[0]} in all runs, got "
+                             f"{' and '.join(sorted(kinds[several[0]]))}. Correct channels.tsv.")
+        if lost:
+            log.warning("%s: %d channels are not in all of its %d runs and are left out (%s)", name, len(lost),
+                        len(runs), ", ".join(lost[:_SHOWN]))
+        bads = sorted({channel for run in runs for channel in run.bads})
+        if bads:
+            log.warning("%s: %d channels are marked bad in some run (%s): %s", name, len(bads),
+                        ", ".join(bads[:_SHOWN]), asked.bads)
+        if self.settings.sfreq is None and len(rates) > 1:
+            raise ValueError(f"{name}: expected one rate of all runs, got {' and '.join(f'{r:g}' for r in rates)} Hz. "
+                             "Set study.recording.sfreq.")
+        sfreq = self.settings.sfreq or first.sfreq
+        upper = self.settings.band[1]
+        if rates[-1] > sfreq and (upper is None or upper > sfreq / 2):
+            log.warning("%s: frequencies above %g Hz are taken away by the resampling to %g Hz", name, sfreq / 2, sfreq)
+        start, stop = sample_range(asked.tmin, asked.tmax, sfreq=sfreq)
+        order = [list(first.channels).index(channel) for channel in shared]
+        positions = known_positions(first.info)
+        types = tuple(first.channels[channel] for channel in shared)
+        words = [self.settings.words(), f"marked bad and {asked.bads}: {', '.join(bads)}" if bads else ""]
+        return _Subject(tuple(runs), SignalSpec(
+            subject=name, modality=self.modality, units=units_of(types), n_channels=len(shared),
+            n_times=stop - start + 1, sfreq=sfreq, tmin=start / sfreq, ch_names=tuple(shared), ch_types=types,
+            positions=None if positions is None else positions[order], filtered="; ".join(w for w in words if w)))
+
+    def _compare(self, found: Mapping[str, _Subject]) -> None:
+        """Say once where subjects differ in channels or rate: not every decoder takes that."""
+        first = next(iter(found.values())).spec
+        for name, subject in found.items():
+            if difference := subject.spec.difference(first):
+                log.warning("%s differs from %s: %s. Parts that want the same channels of all subjects will refuse "
+                            "them; choose channels with data.channels", name, first.subject, difference)
+
+    def _session(self, root: Path, rows: pd.DataFrame, subject: _Subject) -> BIDSSession:
+        files = {str(run.file.path): run.file for run in subject.runs}
+        runs = tuple(Run(files[file], part["time"].to_numpy(dtype=float))
+                     for file, part in rows.groupby("file", sort=False))
+        assert subject.spec.sfreq is not None
+        return BIDSSession(root, runs, subject.spec.ch_names, subject.spec.sfreq, self.settings)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Return the study of EEG; its files are what makes it small or large."""
+        return cls()
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What was found of a run: its trials, rate (Hz), channels with their types, and those marked bad."""
+
+    file: BIDSFile
+    trials: pd.DataFrame
+    sfreq: float
+    channels: Mapping[str, str]
+    bads: tuple[str, ...]
+    info: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A subject's runs in order, and what is prepared of them."""
+
+    runs: tuple[_Run, ...]
+    spec: SignalSpec
