@@ -126,7 +126,7 @@ def write_not_read(out: Path, raw: Path, *, read: Iterable[Path]) -> pd.DataFram
         folder of which no file was (a path that ends in "/").
     """
     taken = {os.path.realpath(path) for path in read}
-    seen: set[str] = set()  # folders may be linked, in circles too
+    seen = {os.path.realpath(raw)}  # folders may be linked, in circles too
 
     def visit(folder: Path) -> tuple[bool, list[tuple[str, int, int]]]:
         """Return whether anything of a folder was read, and lines for what was not."""
