@@ -187,7 +187,7 @@ def test_brain_leaves_out_what_a_session_did_not_cover(nsd_sim, nsd_copy, tmp_pa
     valid = nsd_sim.masks(1)["brain"].astype(np.uint8)
     gone = np.argwhere(valid)[7]
     valid[tuple(gone)] = 0
-    nibabel.save(nibabel.Nifti1Image(valid, np.eye(4)),
+    nibabel.save(nibabel.Nifti1Image(valid, nsd_sim.recording(1)[0].affine),
                  raw / "nsddata/ppdata/subj01/func1pt8mm/valid_session02.nii.gz")
     prepared = prepare(raw, tmp_path / "out", voxels="brain", subjects=[1], sessions=1).specs["subj01"]
     assert prepared.n_channels == valid.sum()

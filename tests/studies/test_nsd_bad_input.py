@@ -50,7 +50,7 @@ def test_flipped_bit(nsd_copy, tmp_path):
 
 @pytest.mark.parametrize(("change", "dtype", "message"), [
     (lambda x: x[..., :-1], np.int16, "expected 12 trials by nsd_expdesign.mat, got 11"),
-    (lambda x: x[:-1], np.int16, r"expected volumes of \(35, 29, 14\) like the mask's, got \(34, 29, 14\)"),
+    (lambda x: x[:-1], np.int16, r"expected the voxels of .*, \(35, 29, 14\) RAS .*, got \(34, 29, 14\) RAS"),
     (lambda x: x / 300, np.float32, r"expected int16 \(percent signal change x 300\), got float32"),
 ])
 def test_session_that_does_not_fit(nsd_copy, tmp_path, change, dtype, message):
@@ -70,8 +70,8 @@ def test_wrong_hdf5(nsd_copy, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("roi/nsdgeneral.nii.gz", r"betas_session01.nii.gz: expected volumes of \(34, 29, 14\) like the mask's"),
-    ("roi/prf-visualrois.nii.gz", r"prf-visualrois.nii.gz: expected a volume of \(35, 29, 14\), got \(34, 29, 14\)"),
+    ("roi/nsdgeneral.nii.gz", r"nsdgeneral.nii.gz: expected the voxels of .*betas_session01.nii.gz, \(35, 29"),
+    ("roi/prf-visualrois.nii.gz", r"prf-visualrois.nii.gz: expected the voxels of .*\(35, 29, 14\) RAS .*got \(34, 29"),
 ])
 def test_mask_that_does_not_fit(nsd_copy, tmp_path, name, message):
     raw = nsd_copy(".nii.gz")

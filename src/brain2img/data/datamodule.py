@@ -54,8 +54,7 @@ class BrainData:
                  normalisation: Normalisation, subjects: list[str] | None = None) -> None:
         self.study = study
         trials = select_subjects(study.trials, subjects, known=study.subjects)
-        concepts = dict(zip(study.stimulus_table["stimulus_id"], study.stimulus_table["concept"], strict=True))
-        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=concepts))
+        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=study.concepts))
         met = set(trials.loc[trials["split"] != "unused", "subject"])
         self.trials = trials[trials["subject"].isin(met)]
         self.subjects = [s for s in study.subjects if s in met]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from brain2img.artifacts import (
     write_json,
     write_table,
 )
+from brain2img.data.amplitudes import SI, check_amplitude
 from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
@@ -36,6 +38,25 @@ TRIAL_COLUMNS = ("subject", "session", "run", "onset", "duration", "stimulus_id"
 STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "category", "captions", "attributes")
 SPLITS = ("train", "val", "test")
 _IMAGES_AT_A_TIME = 64
+#: Type of channels without one, by their unit.
+_TYPES = {"V": "eeg", "T": "mag", "T/m": "grad"}
+_CURE = ("Correct the unit in the files, or, where you know that the numbers are right, go on with "
+         "study.quality.amplitudes=keep")
+
+
+@dataclass(frozen=True, eq=False)
+class _Plausible:
+    """Reads a session and refuses blocks of an amplitude that no head has, before they are written."""
+
+    session: Session
+    ch_types: Sequence[str]
+    what: str
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        for block in self.session():
+            if block.ndim == 3 and block.shape[1] == len(self.ch_types):  # other shapes are refused where it is written
+                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=_CURE)
+            yield block
 
 
 class PreparedWriter:
@@ -47,11 +68,14 @@ class PreparedWriter:
         Existing working folder.
     study
         Name of the study.
+    any_amplitude
+        Whether EEG and MEG may have amplitudes that no head has (see `brain2img.data.amplitudes`).
     """
 
-    def __init__(self, out: Path, *, study: str) -> None:
+    def __init__(self, out: Path, *, study: str, any_amplitude: bool = False) -> None:
         self.out = Path(out)
         self.study = study
+        self.any_amplitude = any_amplitude
         self._subjects = self.out / "subjects"
         self._subjects.mkdir(exist_ok=True)
 
@@ -74,7 +98,7 @@ class PreparedWriter:
         Raises
         ------
         ValueError
-            If shapes disagree, or a trial holds NaN or infinite values.
+            If shapes disagree, a trial holds NaN or infinite values, or amplitudes are implausible.
         """
         self._add(spec, trials=trials, counts={"": len(trials)}, sessions=[lambda: signals], jobs=1)
 
@@ -113,6 +137,10 @@ class PreparedWriter:
             if column not in trials:
                 trials[column] = None
         trials = trials[list(TRIAL_COLUMNS)]
+        if spec.modality in ("eeg", "meg") and spec.units in SI and not spec.whitened and not self.any_amplitude:
+            sessions = [_Plausible(session, ch_types=spec.ch_types or (_TYPES[spec.units],) * spec.n_channels,
+                                   what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}")
+                        for session, label in zip(sessions, counts, strict=True)]
         write_sessions(self.out / f"signals_{name}.npy", shape=(len(trials), spec.n_channels, spec.n_times),
                        names=list(counts), counts=list(counts.values()), sessions=sessions, jobs=jobs,
                        identity=digest([spec.to_json(), trials.astype(str).to_dict("list")]),
@@ -160,7 +188,7 @@ class PreparedWriter:
         writer.close()
 
     def finish(self, stimuli: pd.DataFrame, *, images: np.ndarray | None = None,
-               image_size: int | None = None) -> None:
+               image_size: int | None = None, notes: Sequence[str] = ()) -> None:
         """Write the tables and validate the whole.
 
         Parameters
@@ -173,6 +201,8 @@ class PreparedWriter:
         image_size
             Side (pixels) to which pictures that stay outside the folder are brought when read; None leaves them as
             they are, which needs them to be of one size.
+        notes
+            What was understood, left out or assumed, in sentences; `check` shows them.
         """
         stimuli = stimuli.copy()
         if images is not None:
@@ -189,7 +219,8 @@ class PreparedWriter:
             values = json.loads(path.read_text())
             specs[values["subject"]] = values
             tables.append(pd.read_parquet(path.with_suffix(".parquet")))
-        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs})
+        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs,
+                                               **({"notes": list(notes)} if notes else {})})
         write_table(self.out / "trials.parquet", pd.concat(tables, ignore_index=True))
         PreparedStudy(self.out, finished=False).validate()
 
@@ -211,6 +242,7 @@ class PreparedStudy:
         values = json.loads((self.folder / "spec.json").read_text())
         self.name: str = values["study"]
         self.image_size: int | None = values.get("image_size")
+        self.notes: list[str] = values.get("notes", [])
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
         self.trials = pd.read_parquet(self.folder / "trials.parquet")
         self.stimulus_table = pd.read_parquet(self.folder / "stimuli.parquet")
@@ -245,6 +277,11 @@ class PreparedStudy:
     def trials_of(self, subject: str) -> pd.DataFrame:
         """Return the trials of a subject in the order of its signals."""
         return self.trials[self.trials["subject"] == subject].sort_values("row", ignore_index=True)
+
+    @property
+    def concepts(self) -> dict[str, str | None]:
+        """Stimulus id -> its concept."""
+        return dict(zip(self.stimulus_table["stimulus_id"], self.stimulus_table["concept"], strict=True))
 
     @property
     def has_images(self) -> bool:

@@ -36,7 +36,7 @@ def import_weights(cfg: DictConfig) -> Path:
         raise ValueError(f"weights {file}: expected a published checkpoint, got nothing there. "
                          "Give weights=<file>.pth.")
     prepared = PreparedStudy(prepared_folder(cfg))
-    folds = list(iterate_folds(config, subjects=prepared.subjects))
+    folds = list(iterate_folds(config, prepared=prepared))
     if len(folds) != 1:
         raise ValueError(f"import_weights: expected a split with one fold, got {len(folds)}. Set split.kind=study.")
     layout = build(plain(cfg.layout))

@@ -132,7 +132,9 @@ def shuffled_view(folder: Path, decoded: Path) -> None:
     """Write predictions that point at those in `decoded`, each row at that of another stimulus of its subject."""
     base = Predictions(decoded)
     rows = base.rows.copy()
-    for _, group in rows.groupby(["subject", "run", "draw"]):
+    # where a fold decodes one stimulus alone, predictions are exchanged between folds
+    alone = rows.groupby(["subject", "run", "draw"]).size().eq(1).any()
+    for _, group in rows.groupby(["subject", "draw"] if alone else ["subject", "run", "draw"]):
         # a cyclic shift in random order: every row gets the prediction of another stimulus. In that of rendering, so
         # that where the first n are rendered, all but one of them get a prediction that is rendered anyway
         order = pd.Index(group["stimulus_id"]).get_indexer(pd.Index(fixed_order(group["stimulus_id"])))

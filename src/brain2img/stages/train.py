@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> Path:
     prepared = PreparedStudy(prepared_folder(cfg))
     found = caches(cfg, prepared=prepared)
     config = training_config(cfg)
-    folds = list(iterate_folds(config, subjects=prepared.subjects))
+    folds = list(iterate_folds(config, prepared=prepared))
     run = outputs(cfg) / "train" / cfg.name
     facts = run_facts(cfg, prepared=prepared, n_fold_runs=len(folds))
     for number, (fold, split_seed, seed) in enumerate(folds):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.trials import OVER_SUBJECTS
+from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subjects
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import (
     PARTS,
@@ -238,12 +238,14 @@ def one_fold(cfg: DictConfig) -> FoldRun:
     Raises
     ------
     ValueError
-        If its folds are subjects, of which the first would stand for all.
+        If its folds are subjects or stimuli, of which the first would stand for all.
     """
     runs = fold_runs(cfg)
-    if len(runs) > 1 and runs[0].manifest["config"]["split"]["kind"] in OVER_SUBJECTS:
+    kind = runs[0].manifest["config"]["split"]["kind"]
+    if len(runs) > 1 and kind in (*OVER_SUBJECTS, "leave_one_stimulus_out"):
+        one = "stimulus" if kind == "leave_one_stimulus_out" else "subject"
         raise ValueError(f"run {runs[0].folder.parent}: expected one model for all subjects, got {len(runs)} folds of "
-                         f"one subject each. Choose one of them with run={runs[0].folder} name=<of its results>.")
+                         f"one {one} each. Choose one of them with run={runs[0].folder} name=<of its results>.")
     return runs[0]
 
 
@@ -258,15 +260,13 @@ def relative(path: Path, root: Path) -> str:
     return os.path.relpath(path, root)
 
 
-def iterate_folds(config: Mapping[str, Any], *, subjects: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for.
-
-    `subjects` are those of the study, of which ``data.subjects`` may choose some.
-    """
-    split, chosen = config["split"], config["data"].get("subjects") or subjects
-    folds = {"kfold": split.get("n_folds", 1), **dict.fromkeys(OVER_SUBJECTS, len(chosen))}
+def iterate_folds(config: Mapping[str, Any], *, prepared: PreparedStudy) -> Iterator[tuple[int, int, int]]:
+    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for."""
+    split = config["split"]
+    trials = select_subjects(prepared.trials, config["data"].get("subjects"), known=prepared.subjects)
+    n_folds = number_of_folds(split, trials, concepts=prepared.concepts)
     for repeat in range(split.get("n_repeats", 1)):
-        for fold in range(folds.get(split["kind"], 1)):
+        for fold in range(n_folds):
             yield fold, split["seed"] + repeat, config["seed"] + repeat
 
 
