@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest, file_digest, write_table
 from brain2img.data.prepared import PreparedWriter
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
@@ -27,14 +28,15 @@ from brain2img.studies.bids_recordings import (
     BIDSSession,
     Recording,
     Run,
-    bad_epochs,
     known_positions,
     open_recording,
     recordings,
     sample_range,
     units_of,
 )
-from brain2img.studies.bids_tables import Events, Holdout, Pictures, Shown
+from brain2img.studies.bids_tables import Events, Holdout, Pictures, Shown, settings_of
+from brain2img.studies.folder_listing import write_not_read
+from brain2img.studies.marks import Quality, good_events, honour_bad_channels, in_words
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class BIDS(Study):
         Arguments of `brain2img.studies.bids_tables.Pictures`.
     recording
         Arguments of `brain2img.studies.bids_recordings.Recording`.
+    quality
+        Arguments of `brain2img.studies.marks.Quality`: what becomes of channels and spans marked as bad.
     split
         Arguments of `brain2img.studies.bids_tables.Holdout`.
     jobs
@@ -81,15 +85,19 @@ class BIDS(Study):
     def __init__(self, *, name: str = "bids", datatype: str = "eeg", subjects: Sequence[Any] | None = None,
                  entities: Mapping[str, Any] | None = None, events: Mapping[str, Any] | None = None,
                  stimuli: Mapping[str, Any] | None = None, recording: Mapping[str, Any] | None = None,
-                 split: Mapping[str, Any] | None = None, jobs: int = 1) -> None:
+                 quality: Mapping[str, Any] | None = None, split: Mapping[str, Any] | None = None,
+                 jobs: int = 1) -> None:
         if datatype not in DATATYPES:
             raise ValueError(f"study.datatype: expected one of {DATATYPES}, got {datatype!r}. Choose one; betas of "
                              "fMRI are read with study=bids_betas.")
         self.name, self.modality, self.variant = name, datatype, datatype
         self.subjects, self.entities, self.jobs = subjects, check_entities(entities), jobs
-        self.events, self.pictures, self.split = Events(**events or {}), Pictures(**stimuli or {}), Holdout(
-            **split or {})
-        self.settings = Recording(**recording or {}).of(datatype)
+        self.events = settings_of(Events, events, name="events")
+        self.pictures = settings_of(Pictures, stimuli, name="stimuli")
+        self.split = settings_of(Holdout, split, name="split")
+        self.quality = Quality.of(quality)
+        self.settings = settings_of(Recording, recording, name="recording").of(
+            datatype, bad_channels=self.quality.bad_channels)
 
     def raw_id(self, raw: Path | None) -> str:
         """Return a hash of names and sizes of all files of the recordings, and of the content of the tables."""
@@ -109,21 +117,24 @@ class BIDS(Study):
         """Write the prepared study from the dataset `raw`; tables and heads are read and checked before any signal."""
         root = dataset_folder(raw)
         shown = Shown(root, self.pictures, self.split)
-        found = {}
-        for subject, files in self._with_pictures(root, self._recordings(root)).items():
-            runs = [self._run(root, file, events, of=list(files)) for file, events in files.items()]
-            found[f"sub-{subject}"] = self._subject(f"sub-{subject}", runs)
-            shown.add(f"sub-{subject}", [run.trials for run in runs])
+        runs = {f"sub-{subject}": [self._run(root, file, events, of=list(files)) for file, events in files.items()]
+                for subject, files in self._with_pictures(root, self._recordings(root)).items()}
+        for subject, mine in runs.items():
+            shown.add(subject, [run.trials for run in mine])
+        bads = {channel for mine in runs.values() for run in mine for channel in run.bads}
+        dropped = bads if self.quality.bad_channels == "drop" else set()
+        found = {subject: self._subject(subject, mine, dropped=dropped) for subject, mine in runs.items()}
         trials, stimuli = shown.finish(what=f"study {self.name}")
-        self._compare(found)
-        writer = PreparedWriter(out, study=self.name)
+        notes = [*shown.notes, *self._differences(found)]
+        self._list(root, out, runs, stimuli)
+        writer = PreparedWriter(out, study=self.name, any_amplitude=self.quality.amplitudes == "keep")
         for subject, mine in found.items():
             if not writer.has_subject(subject):
                 table = trials[subject]
                 sessions = [self._session(root, rows, mine) for _, rows in table.groupby(
                     table["session"].fillna(""), sort=False)]
                 writer.add_sessions(mine.spec, trials=table, sessions=sessions, jobs=self.jobs)
-        writer.finish(stimuli, image_size=self.pictures.image_size)
+        writer.finish(stimuli, image_size=self.pictures.image_size, notes=notes)
 
     def _recordings(self, root: Path) -> dict[str, list[BIDSFile]]:
         def of(subject: str) -> list[BIDSFile]:
@@ -203,23 +214,24 @@ class BIDS(Study):
                 f"{path}: expected events within the recording of {length:.6g} s, got one at "
                 f"{times[outside][0]:.6g} s in line {table['line'][outside].iloc[0]} ({int(outside.sum())} in all). "
                 f"{file.path.name} is truncated, or of another run; or choose study.events.timing.")
+        reasons = good_events(raw, np.rint(times * sfreq).astype(int), tmin=asked.tmin, tmax=asked.tmax,
+                              policy=self.quality.bad_spans, what=str(file.path))
         cut = (times + asked.tmin < -0.5 / sfreq) | (times + asked.tmax > length - 0.5 / sfreq)
-        bad = bad_epochs(raw, times, asked=asked) & (asked.bad_spans == "drop")
-        for left_out, why in ((cut, "reach over an end of the recording"), (bad & ~cut, "touch a span marked BAD")):
-            if left_out.any():
-                log.warning("%s: %d of %d epochs %s and are left out", file.path, int(left_out.sum()), len(times), why)
-        if raw.info["bads"] and asked.bads == "refuse":
-            raise ValueError(f"{file.path}: expected no bad channels, by study.recording.bads=refuse, got "
-                             f"{', '.join(raw.info['bads'])}. Choose interpolate, drop or keep.")
+        reasons[cut] = "reaches over an end of the recording"
+        bad = reasons != ""
+        if bad.any():
+            log.warning("%s: %d of %d epochs are left out (the first %s)", file.path, int(bad.sum()), len(bad),
+                        reasons[bad][0])
+        bads = honour_bad_channels(raw, policy=self.quality.bad_channels, what=str(file.path)) if (
+            self.quality.bad_channels != "interpolate") else list(raw.info["bads"])
         trials = table.assign(session=file.session, run=file.run_name(of), onset=times, time=times, path=str(path),
                               file=str(file.path))
-        return _Run(file, trials[~(cut | bad)].reset_index(drop=True), sfreq, dict(zip(
-            raw.ch_names, raw.get_channel_types(), strict=True)), tuple(raw.info["bads"]), raw.info)
+        return _Run(file, trials[~bad].reset_index(drop=True), trials.assign(reason=reasons)[bad], sfreq, dict(zip(
+            raw.ch_names, raw.get_channel_types(), strict=True)), tuple(bads), raw.info)
 
-    def _subject(self, name: str, runs: Sequence[_Run]) -> _Subject:
-        """Return what all runs of a subject have in common."""
+    def _subject(self, name: str, runs: Sequence[_Run], *, dropped: set[str]) -> _Subject:
+        """Return what all runs of a subject have in common, without the channels `dropped` for everyone."""
         asked = self.settings.asked
-        dropped = {channel for run in runs for channel in run.bads} if asked.bads == "drop" else set()
         first, rates = runs[0], sorted({run.sfreq for run in runs})
         shared = [channel for channel in first.channels if channel not in dropped
                   and all(channel in run.channels for run in runs)]
@@ -234,10 +246,9 @@ class BIDS(Study):
         if lost:
             log.warning("%s: %d channels are not in all of its %d runs and are left out (%s)", name, len(lost),
                         len(runs), ", ".join(lost[:_SHOWN]))
-        bads = sorted({channel for run in runs for channel in run.bads})
-        if bads:
-            log.warning("%s: %d channels are marked bad in some run (%s): %s", name, len(bads),
-                        ", ".join(bads[:_SHOWN]), asked.bads)
+        marked = in_words({run.file.path.name: run.bads for run in runs}, policy=self.quality.bad_channels)
+        if marked:
+            log.warning("%s: %s", name, marked)
         if self.settings.sfreq is None and len(rates) > 1:
             raise ValueError(f"{name}: expected one rate of all runs, got {' and '.join(f'{r:g}' for r in rates)} Hz. "
                              "Set study.recording.sfreq.")
@@ -249,19 +260,36 @@ class BIDS(Study):
         order = [list(first.channels).index(channel) for channel in shared]
         positions = known_positions(first.info)
         types = tuple(first.channels[channel] for channel in shared)
-        words = [self.settings.words(), f"marked bad and {asked.bads}: {', '.join(bads)}" if bads else ""]
+        words = [self.settings.words(), marked]
         return _Subject(tuple(runs), SignalSpec(
             subject=name, modality=self.modality, units=units_of(types), n_channels=len(shared),
             n_times=stop - start + 1, sfreq=sfreq, tmin=start / sfreq, ch_names=tuple(shared), ch_types=types,
             positions=None if positions is None else positions[order], filtered="; ".join(w for w in words if w)))
 
-    def _compare(self, found: Mapping[str, _Subject]) -> None:
-        """Say once where subjects differ in channels or rate: not every decoder takes that."""
+    @staticmethod
+    def _differences(found: Mapping[str, _Subject]) -> list[str]:
+        """Say where subjects differ in channels or rate: not every decoder takes that."""
         first = next(iter(found.values())).spec
-        for name, subject in found.items():
-            if difference := subject.spec.difference(first):
-                log.warning("%s differs from %s: %s. Parts that want the same channels of all subjects will refuse "
-                            "them; choose channels with data.channels", name, first.subject, difference)
+        notes = [f"{name} differs from {first.subject}: {difference}." for name, subject in found.items()
+                 if (difference := subject.spec.difference(first))]
+        for note in notes:
+            log.warning("%s Parts that want the same channels of all subjects will refuse them; choose channels with "
+                        "data.channels", note)
+        return notes
+
+    def _list(self, root: Path, out: Path, runs: Mapping[str, Sequence[_Run]], stimuli: pd.DataFrame) -> None:
+        """Write which trials were left out, and which files were not read."""
+        left_out = pd.concat([run.left_out.assign(subject=name) for name, mine in runs.items() for run in mine])
+        columns = ["subject", "session", "run", "onset", "stimulus", "reason"]
+        write_table(out / "left_out.parquet", left_out[columns].reset_index(drop=True))
+        read = [path for path in root.iterdir() if path.is_file()] + [Path(file) for file in stimuli["file"]]
+        for subject, mine in runs.items():
+            stems = tuple(run.file.path.name.rpartition("_")[0].partition("_split-")[0] for run in mine)
+            read += [path for path in (root / subject).rglob("sub-*") if path.name.startswith(stems)
+                     or path.suffix in _TABLES]
+        if (table := self.pictures.table_path(root)) is not None:
+            read.append(table)
+        write_not_read(out, root, read=read)
 
     def _session(self, root: Path, rows: pd.DataFrame, subject: _Subject) -> BIDSSession:
         files = {str(run.file.path): run.file for run in subject.runs}
@@ -278,10 +306,11 @@ class BIDS(Study):
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What was found of a run: its trials, rate (Hz), channels with their types, and those marked bad."""
+    """What was found of a run: its trials and those left out, rate (Hz), channels with types, and those marked bad."""
 
     file: BIDSFile
     trials: pd.DataFrame
+    left_out: pd.DataFrame
     sfreq: float
     channels: Mapping[str, str]
     bads: tuple[str, ...]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from brain2img.studies.bids_files import BIDSFile
+from brain2img.studies.marks import honour_bad_channels
 from brain2img.studies.recordings import naming
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 BAND = {"eeg": (0.1, 100.0), "meg": (0.1, 40.0)}
 SFREQ = {"eeg": 250.0, "meg": 200.0}
 TYPES = {"eeg": ("eeg",), "meg": ("mag", "grad")}
-BADS = ("interpolate", "drop", "refuse", "keep")
-BAD_SPANS = ("drop", "keep")
 _ONLY_EXTRA = ("crosstalk", "calibration")
 #: By how much the resampling of odd rates may be off at the far end of an epoch (s).
 _DRIFT = 5e-5
@@ -55,10 +54,6 @@ class Recording:
     montage
         Name of a montage of MNE ("colin27_1005", "biosemi64") that tells where EEG electrodes are; "auto": as the
         dataset says, else by colin27_1005 (the 10-05 system) where it knows all names; None: as the dataset says.
-    bads
-        Channels marked bad: "interpolate", "drop" (from all runs of the subject), "refuse" or "keep".
-    bad_spans
-        Epochs that touch a span marked BAD: "drop" or "keep".
     """
 
     band: Sequence[float | None] | str | None = "auto"
@@ -70,14 +65,8 @@ class Recording:
     reference: str | Sequence[str] | None = "auto"
     picks: str | Sequence[str] = "auto"
     montage: str | None = "auto"
-    bads: str = "interpolate"
-    bad_spans: str = "drop"
 
     def __post_init__(self) -> None:
-        for name, known in (("bads", BADS), ("bad_spans", BAD_SPANS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"study.recording.{name}: expected one of {known}, got {getattr(self, name)!r}. "
-                                 "Choose one of these.")
         if not self.tmin < self.tmax:
             raise ValueError(f"study.recording: expected a window from tmin to a later tmax, got {self.tmin} to "
                              f"{self.tmax} s. Correct study.recording.tmin and tmax.")
@@ -86,8 +75,8 @@ class Recording:
             raise ValueError(f"study.recording.baseline: expected [from, to] within {self.tmin} to {self.tmax} s, got "
                              f"{list(self.baseline)}. Correct it, or set it to null.")
 
-    def of(self, datatype: str) -> Settings:
-        """Return what "auto" stands for in a datatype.
+    def of(self, datatype: str, *, bad_channels: str = "interpolate") -> Settings:
+        """Return what "auto" stands for in a datatype, and what becomes of bad channels (`marks.Quality`).
 
         Raises
         ------
@@ -111,8 +100,8 @@ class Recording:
         if datatype == "meg" and reference is not None:
             raise ValueError(f"study.recording.reference: expected null for MEG, got {reference}. Set it to auto.")
         notch = () if self.notch is None else self.notch if isinstance(self.notch, (int, float)) else tuple(self.notch)
-        return Settings(datatype, (band[0], band[1]), notch, sfreq, types,
-                        reference if isinstance(reference, str) or reference is None else tuple(reference), self)
+        reference = reference if isinstance(reference, str) or reference is None else tuple(reference)
+        return Settings(datatype, (band[0], band[1]), notch, sfreq, types, reference, bad_channels, self)
 
 
 @dataclass(frozen=True)
@@ -125,6 +114,7 @@ class Settings:
     sfreq: float | None
     types: tuple[str, ...]
     reference: str | tuple[str, ...] | None
+    bad_channels: str
     asked: Recording
 
     def mains(self, sfreq: float) -> list[float]:
@@ -237,17 +227,6 @@ def units_of(types: Sequence[str]) -> str:
     return " and ".join(dict.fromkeys({"eeg": "V", "mag": "T", "grad": "T/m"}[kind] for kind in types))
 
 
-def bad_epochs(raw: Any, times: np.ndarray, *, asked: Recording) -> np.ndarray:
-    """Tell of every epoch whether it touches a span marked BAD (s after the first sample of the recording)."""
-    bad = np.zeros(len(times), dtype=bool)
-    for onset, duration, text in zip(raw.annotations.onset, raw.annotations.duration, raw.annotations.description,
-                                     strict=True):
-        if str(text).upper().startswith("BAD"):
-            start = onset - raw.first_time
-            bad |= (times + asked.tmax >= start) & (times + asked.tmin <= start + duration)
-    return bad
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """A run of which epochs are cut: the recording, and the times (s) of its events."""
@@ -292,12 +271,11 @@ class BIDSSession:
 
     def _cleaned(self, raw: Any, *, path: Path) -> np.ndarray:
         """Return the signals ``(C, n)`` of the channels that are taken: mended, referenced and filtered."""
-        settings, bads = self.settings, list(raw.info["bads"])
-        if bads and settings.asked.bads == "drop":
+        settings = self.settings
+        bads = honour_bad_channels(raw, policy=settings.bad_channels, what=str(path))
+        if settings.bad_channels == "drop":
             raw.drop_channels(bads)
-        elif bads and settings.asked.bads == "interpolate":
-            _interpolate(raw, path=path)
-        raw.info["bads"] = []
+        raw.info["bads"] = []  # what is kept takes part in the reference
         if settings.reference is not None:
             names = settings.reference if isinstance(settings.reference, str) else list(settings.reference)
             lacking = [] if isinstance(names, str) else [name for name in names if name not in raw.ch_names]
@@ -316,18 +294,6 @@ class BIDSSession:
             raw.notch_filter(mains, skip_by_annotation=apart, verbose="ERROR")
         signals: np.ndarray = raw.get_data(picks=list(self.ch_names))
         return signals
-
-
-def _interpolate(raw: Any, *, path: Path) -> None:
-    """Put the interpolation of its neighbours in place of every bad channel (spherical splines; MEG: minimum norm)."""
-    bads = list(raw.info["bads"])
-    if known_positions(raw.info) is None or len(raw.ch_names) - len(bads) < 4:
-        raise ValueError(
-            f"{path}: expected the places of all channels and at least 4 good ones, to interpolate the bad ones "
-            f"({', '.join(bads[:_SHOWN])}), got {len(raw.ch_names) - len(bads)} good ones"
-            f"{'' if known_positions(raw.info) is not None else ' and no places'}. Set study.recording.bads=drop (or "
-            "keep), or write electrodes.tsv or give study.recording.montage.")
-    raw.interpolate_bads(reset_bads=True, origin=(0.0, 0.0, 0.04), verbose="ERROR")
 
 
 def epochs(signals: np.ndarray, times: np.ndarray, *, sfreq: float, to: float,

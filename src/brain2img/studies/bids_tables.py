@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from brain2img.studies.bids_files import read_table, wanted_values
 
 log = logging.getLogger(__name__)
 
+Kind = TypeVar("Kind")
+
 TIMINGS = ("auto", "onset", "sample")
 #: Endings of pictures, and names that people give to columns and splits.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -25,6 +27,21 @@ _ID_COLUMNS = ("stimulus_id", "stim_id", "stim_file", "file", "filename")
 _FILE_COLUMNS = ("stim_file", "file", "filename")
 _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                 "test": "test", "testing": "test"}
+
+
+def settings_of(kind: type[Kind], given: Mapping[str, Any] | None, *, name: str) -> Kind:
+    """Return the settings ``study.<name>`` as a record, those that are not given at their defaults.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown.
+    """
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    if unknown := sorted(set(given or {}) - set(known)):
+        raise ValueError(f"study.{name}: expected the settings {', '.join(known)}, got {', '.join(unknown)}. Correct "
+                         f"study.{name}.")
+    return kind(**(given or {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +296,7 @@ class Holdout:
 
     column: str | None = None
     by: str = "stimulus"
-    test_fraction: float = 0.1
+    test_fraction: float = 0.2
     val_fraction: float = 0.1
     seed: int = 0
 
@@ -343,6 +360,7 @@ class Shown:
     pictures: Pictures
     split: Holdout
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, subject: str, parts: Iterable[pd.DataFrame]) -> None:
         """Add the trials of a subject, in the order of its files: stimulus, session, run, onset, ..., `path`."""
@@ -372,8 +390,11 @@ class Shown:
         trials = {name: every[every["subject"] == name].reset_index(drop=True) for name in self.tables}
         counts = every.drop_duplicates("stimulus_id")["split"].value_counts()
         shares = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
-        log.info("%s: %d trials of %d pictures (%s), each shown %g times to a subject in the middle", what, len(every),
-                 len(stimuli), shares, every.groupby(["subject", "stimulus_id"]).size().median())
+        how = f"by column {self.split.column!r}" if self.split.column else (
+            f"drawn by {self.split.by}, study.split.seed={self.split.seed}")
+        self.notes += [f"{len(every)} trials of {len(stimuli)} pictures ({shares}: {how}), each shown "
+                       f"{every.groupby(['subject', 'stimulus_id']).size().median():g} times to a subject (median)."]
+        log.info("%s: %s", what, self.notes[-1])
         return trials, stimuli
 
     def _said(self, every: pd.DataFrame) -> pd.Series:
