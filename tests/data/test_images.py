@@ -141,14 +141,14 @@ def test_missing_and_damaged_pictures_are_named(tmp_path):
         file["x"] = PICTURES / 255
     for file, pointer, message in (
             ("gone.png", None, "gone.png: expected a picture there, by stimuli.parquet, got no such file"),
-            ("broken.hdf5::x", 0, r"broken.hdf5: expected a whole HDF5 file, got none or a damaged one"),
+            ("broken.hdf5::x", 0, r"broken.hdf5: expected a whole HDF5 file, got a truncated or damaged file"),
             ("bricks.hdf5::x", 0, r"bricks.hdf5: expected the data set 'x', got \['imgBrick'\]"),
             ("floats.hdf5::x", 0, r"floats.hdf5: expected pictures \(N, h, w, 3\) uint8 in 'x', got \(6, 8, 8, 3\)"),
             ("bricks.hdf5::imgBrick", None, "imgBrick: expected rows of its 6 pictures in stimuli.parquet, got nan"),
             ("bricks.hdf5::imgBrick", 6, "imgBrick: expected rows of its 6 pictures in stimuli.parquet, got 6")):
         with pytest.raises(ValueError, match=message):
             study(tmp_path, table([file], [pointer]))
-    with pytest.raises(ValueError, match=r"broken.png: expected a whole picture, got a damaged file"):
+    with pytest.raises(ValueError, match=r"broken.png: expected a whole picture, got a truncated or damaged file"):
         StimulusImages(tmp_path, table(["broken.png"]))([0])
     with pytest.raises(ValueError, match=r"gone.png: expected a picture there, got no such file"):
         StimulusImages(tmp_path, table(["gone.png"]))([0])

@@ -58,7 +58,7 @@ def test_wrong_raw_files(command, digits, tmp_path, changes, parts):
 def test_truncated_raw_file(command, digits, tmp_path):
     raw = digits()
     raw.write_bytes(raw.read_bytes()[:2000])
-    refused(command("data_prep/digit69.py", f"raw={raw}"), "digits.mat: expected a whole MATLAB v5 file",
+    refused(command("data_prep/digit69.py", f"raw={raw}"), "digits.mat: expected a whole MATLAB file",
             "Fetch it again")
 
 

@@ -272,7 +272,7 @@ def rename(path: Path, old: bytes, new: bytes) -> None:
     (lambda raw: shutil.copy(block(raw), block(raw).with_name("again.edf")), r"block_02: expected one EDF file, got 2"),
     (lambda raw: block(raw).write_bytes(block(raw).read_bytes()[:-1000]), r"2_EPOCFLEX.edf: expected \d+ bytes by its"),
     (lambda raw: block(raw).write_bytes(block(raw).read_bytes()[:300]), r"2_EPOCFLEX.edf: expected a whole recording"),
-    (lambda raw: block(raw).write_bytes(b""), r"Block 2_EPOCFLEX.edf: expected a whole recording, got a damaged one"),
+    (lambda raw: block(raw).write_bytes(b""), r"Block 2_EPOCFLEX.edf: expected a whole recording, got an empty file"),
     (lambda raw: rename(block(raw), b"POz", b"POx"), r"2_EPOCFLEX.edf: expected the 32 .* 1 of them .*\(POz\)"),
     (lambda raw: rename(block(raw), b"POz", b"Pz"), r"2_EPOCFLEX.edf: expected the 32 .* 2 of them .*\(Pz, POz\)"),
     (lambda raw: shutil.copy(block(raw, 1, 2), block(raw, 2, 3)),

@@ -129,7 +129,7 @@ def test_damaged_design_and_too_few_pictures(nsd_sim, nsd_copy, tmp_path):
     replace(stimuli, stimuli.read_bytes()[:-1000])
     refused(raw, tmp_path / "out", "nsd_stimuli.hdf5: expected a whole HDF5 file with the data set 'imgBrick'")
     replace(raw / "nsddata/experiments/nsd/nsd_expdesign.mat", b"MATLAB 5.0 or not")
-    refused(raw, tmp_path / "out", "nsd_expdesign.mat: expected a whole MATLAB v5 file")
+    refused(raw, tmp_path / "out", "nsd_expdesign.mat: expected a whole MATLAB file")
 
 
 class Hostile:
@@ -148,12 +148,13 @@ def test_pickles_are_not_opened(nsd_sim, nsd_copy, tmp_path, monkeypatch):
     hostile = npy(np.array([Hostile()], dtype=object))
     raw = nsd_copy(".nii.gz")
     (raw / "COCO_73k_annots_curated.npy").write_bytes(hostile)
-    refused(raw, tmp_path / "out", "COCO_73k_annots_curated.npy: expected a plain array of strings")
+    refused(raw, tmp_path / "out", "COCO_73k_annots_curated.npy: expected a whole array of .* got pickled objects")
     shutil.rmtree(raw)
     raw = nsd_copy("averaged")
     path = raw / "webdataset_avg_split/train/train_subj01_1.tar"
     change_tar(path, lambda name, data: (name, hostile if name.endswith("nsdgeneral.npy") else data))
-    refused(raw, tmp_path / "out", r"train_subj01_1.tar: expected a plain array in sample\d+.nsdgeneral", shared=982)
+    refused(raw, tmp_path / "out", r"train_subj01_1.tar: expected a whole plain array in sample\d+.nsdgeneral.npy, "
+                                   r"got pickled objects", shared=982)
     assert not (tmp_path / "hostile").exists()
 
 

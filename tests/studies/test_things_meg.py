@@ -311,7 +311,7 @@ def test_truncated_epochs_are_refused(share, damaged, tmp_path):
     raw = damaged("epochs")
     whole = (raw / EPOCHS).read_bytes()
     (raw / EPOCHS).write_bytes(whole[:int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"P1-epo.fif: expected a whole recording, got a damaged one"):
+    with pytest.raises(ValueError, match=r"P1-epo.fif: expected a whole recording, got an? (truncated|empty)"):
         prepare(raw, tmp_path / "p")
     assert not (tmp_path / "p" / "spec.json").exists()
 
@@ -319,7 +319,7 @@ def test_truncated_epochs_are_refused(share, damaged, tmp_path):
 def test_a_missing_part_of_the_epochs_is_named(source, tmp_path):
     raw = write(tmp_path / "raw", source, "epochs", split_size="3MB")
     (raw / EPOCHS).with_name("preprocessed_P1-epo-1.fif").unlink()
-    with pytest.raises(ValueError, match=r"damaged one \(FileNotFoundError: .*preprocessed_P1-epo-1.fif"):
+    with pytest.raises(ValueError, match=r"got a part of it missing \(FileNotFoundError: .*preprocessed_P1-epo-1.fif"):
         prepare(raw, tmp_path / "p")
 
 

@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from brain2img.artifacts import digest, writing
 from brain2img.artifacts.files import naming_a_full_disk
+from brain2img.data.file_names import is_junk
+from brain2img.data.reading import explain
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -278,7 +280,7 @@ def unpack(archive: Path, folder: Path, *, password: str | None = None) -> None:
         with zipfile.ZipFile(archive) as opened:
             members = [(member, inside(folder, member.filename, of=f"{archive}"))
                        for member in opened.infolist()
-                       if not member.is_dir() and not member.filename.startswith("__MACOSX/")]
+                       if not member.is_dir() and not is_junk(member.filename)]
             missing = [(member, target) for member, target in members
                        if not target.is_file() or target.stat().st_size != member.file_size]
             check_free_disk(folder, sum(member.file_size for member, _ in missing), what=f"what {archive.name} holds")
@@ -288,8 +290,10 @@ def unpack(archive: Path, folder: Path, *, password: str | None = None) -> None:
                       opened.open(member, pwd=password.encode() if password else None) as content):
                     shutil.copyfileobj(content, file, 2**20)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        cure = "Give the right password=..." if "password" in str(error) else "Fetch it again, or unpack it by hand"
-        raise ValueError(f"{archive}: expected an archive that can be unpacked, got: {error}. {cure}.") from error
+        if "password" in str(error):
+            raise ValueError(f"{archive}: expected an archive that can be unpacked, got: {error}. Give the right "
+                             "password=...") from error
+        raise explain(error, archive, what="zip archive", cure="Fetch it again, or unpack it by hand.") from error
 
 
 def check_free_disk(folder: Path, need: int, *, what: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from brain2img.artifacts import read_array
+from brain2img.data.reading import reading
 
 PACKED = "images.npy"
 _MOVED = ("Put it back where it was when the study was prepared, or prepare the study again with overwrite=true from "
@@ -81,7 +82,7 @@ class StimulusImages(Sequence[np.ndarray]):
             elif "::" in file:
                 if file != opened:
                     opened, source = file, _data_set(self.folder, file)
-                image = _row(source, int(self.pointers[row]), file=file)
+                image = _row(source, int(self.pointers[row]))
             else:
                 image = _picture(self.folder / file)
             image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
@@ -126,13 +127,10 @@ class StimulusImages(Sequence[np.ndarray]):
 
 def _picture(path: Path) -> np.ndarray:
     """Return an image file as ``(h, w, 3)`` uint8."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected a picture there, got no such file. {_MOVED}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError of a broken PNG
-        raise ValueError(f"{path}: expected a whole picture, got a damaged file ({error}). Fetch it again.") from error
+    if not path.exists():
+        raise ValueError(f"{path}: expected a picture there, got no such file. {_MOVED}")
+    with reading(path, what="picture"), Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _data_set(folder: Path, file: str) -> Any:
@@ -140,11 +138,10 @@ def _data_set(folder: Path, file: str) -> Any:
     import h5py
 
     path, name = file.split("::", 1)
-    try:
+    if not (folder / path).exists():
+        raise ValueError(f"{folder / path}: expected an HDF5 file there, got no such file. {_MOVED}")
+    with reading(folder / path, what="HDF5 file"):
         opened = h5py.File(folder / path, "r")
-    except OSError as error:
-        raise ValueError(f"{folder / path}: expected a whole HDF5 file, got none or a damaged one ({error}). Fetch it "
-                         f"again, if it is there. {_MOVED}") from error
     if name not in opened:
         raise ValueError(f"{folder / path}: expected the data set {name!r}, got {sorted(opened)}. "
                          "Correct the study's file.")
@@ -154,10 +151,7 @@ def _data_set(folder: Path, file: str) -> Any:
     return opened[name]
 
 
-def _row(source: Any, row: int, *, file: str) -> np.ndarray:
+def _row(source: Any, row: int) -> np.ndarray:
     """Return one row of an HDF5 data set."""
-    try:
+    with reading(Path(source.file.filename), what=f"HDF5 file with a picture in row {row}"):
         return np.asarray(source[row])
-    except (OSError, IndexError, ValueError) as error:
-        raise ValueError(f"{file}: expected a picture in row {row}, got a damaged file ({error}). "
-                         "Fetch it again.") from error

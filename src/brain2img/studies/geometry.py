@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from brain2img.studies.nsd_design import reading
+from brain2img.data.reading import reading
 
 log = logging.getLogger(__name__)
 

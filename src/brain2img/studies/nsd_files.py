@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brain2img.data.reading import reading
 from brain2img.records import SignalSpec
 from brain2img.studies.geometry import Geometry, as_labels, as_mask, geometry_of, open_volume, read_volume
-from brain2img.studies.nsd_design import DESIGN, HELD_BACK, Design, existing, n_sessions, reading, subject_name
+from brain2img.studies.nsd_design import DESIGN, HELD_BACK, Design, existing, n_sessions, subject_name
 
 #: Betas are stored as int16: percent signal change times this.
 SCALE = 300
@@ -111,7 +112,8 @@ def _label_names(raw: Path, subject: int, *, atlas: str, largest: int) -> tuple[
     if largest <= 1 and not any((raw / place).exists() for place in places):
         return {1: atlas}, []
     path = existing(raw, *places, cure="Fetch this table of labels, or take others with study.voxels=<set>:<labels>.")
-    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    with reading(path, what="table of labels"):
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     try:
         return {int(line[0]): line[1] for line in lines}, [path]
     except (ValueError, IndexError) as error:
@@ -223,6 +225,8 @@ def _betas(path: Path) -> Iterator[Any]:
     with file:
         with reading(path, what="HDF5 file with the data set 'betas'"):
             data = file["betas"]
+            if not isinstance(data, h5py.Dataset):
+                raise KeyError("'betas' is a group")
         yield data
 
 

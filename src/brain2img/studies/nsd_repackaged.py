@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from brain2img.data.file_names import is_junk
+from brain2img.data.reading import reading
 from brain2img.records import SignalSpec
-from brain2img.studies.nsd_design import DURATION, HELD_BACK, existing, n_sessions, reading, subject_name
+from brain2img.studies.nsd_design import DURATION, HELD_BACK, existing, n_sessions, subject_name
 
 _ROWS = 64  # trials read at once
 
@@ -40,8 +42,15 @@ def samples(source: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _folder_members(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.iterdir()):
-        yield path.name, path.read_bytes()
+    for path in _files(folder):
+        with reading(path, what="member of the webdataset"):
+            content = path.read_bytes()
+        yield path.name, content
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the members that a tar was unpacked to; a folder among them is none."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not is_junk(path.name))
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -65,7 +74,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
                              "Do not use this file: it was tampered with.")
     with tarfile.open(path, "r:") as tar:
         for member in members:
-            if member.isfile():
+            if member.isfile() and not is_junk(member.name):
                 with reading(path, what="tar"):
                     file = tar.extractfile(member)
                     assert file is not None
@@ -84,11 +93,8 @@ def array(members: Mapping[str, bytes], ending: str, *, source: Path, key: str) 
     if ending not in members:
         raise ValueError(f"{source}: expected {ending} in every sample, got {', '.join(sorted(members))} in {key}. "
                          "Fetch it again.")
-    try:
+    with reading(source, what=f"plain array in {key}.{ending}", member=True):
         return np.load(io.BytesIO(members[ending]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{source}: expected a plain array in {key}.{ending}, got a damaged or pickled one ({error}). "
-                         "Fetch it again.") from error
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
@@ -119,7 +125,7 @@ class Averaged:
     def files(self, subjects: Sequence[int]) -> list[Path]:
         """Return its tars, or what was unpacked from them."""
         sources = [source for subject in subjects for _, source in self._sources(subject)]
-        return [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
+        return [path for source in sources for path in (_files(source) if source.is_dir() else [source])]
 
     def _sources(self, subject: int) -> list[tuple[str, Path]]:
         name, found = subject_name(subject), []
@@ -172,6 +178,8 @@ class Averaged:
             raise ValueError(f"{self.root}: expected a sample per picture of {subject_name(subject)}, got "
                              f"{sum(count.values())} samples of {trials['image'].nunique()}. Fetch the tars again.")
         for path in self.root.glob(f"*metadata_{subject_name(subject)}.json"):
+            if is_junk(path.name):
+                continue
             with reading(path, what="JSON file"):
                 totals = json.loads(path.read_text()).get("totals", {})
             for split, n in totals.items():
@@ -208,7 +216,7 @@ class Averaged:
                     image = int(array(members, "coco73k.npy", source=source, key=key).ravel()[0])
                     if image not in done:
                         done.add(image)
-                        with reading(source, what=f"picture in {key}"):
+                        with reading(source, what=f"picture in {key}", member=True):
                             yield np.asarray(Image.open(io.BytesIO(_picture(members))).convert("RGB"))
 
 
@@ -247,7 +255,7 @@ def _picture(members: Mapping[str, bytes]) -> bytes:
 
 def _size(members: Mapping[str, bytes], *, source: Path, key: str) -> tuple[int, int]:
     """Return height and width of a sample's picture."""
-    with reading(source, what=f"picture in {key}"), Image.open(io.BytesIO(_picture(members))) as image:
+    with reading(source, what=f"picture in {key}", member=True), Image.open(io.BytesIO(_picture(members))) as image:
         return image.height, image.width
 
 
@@ -369,8 +377,11 @@ class AllBetasSession:
         import h5py
 
         with reading(self.path, what="HDF5 file with the data set 'betas'"), h5py.File(self.path, "r") as file:
-            n, size = file["betas"].shape
-        return int(n), int(size)
+            shape = tuple(int(n) for n in file["betas"].shape)
+        if len(shape) != 2:
+            raise ValueError(f"{self.path}: expected (trials, voxels) in 'betas', got {shape}. Give the file of "
+                             "MindEye2.")
+        return shape
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield blocks ``(n, V, 1)`` float32."""

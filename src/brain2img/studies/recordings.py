@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from brain2img.data.pickled import ArrayInFile
+from brain2img.data.reading import reading
 
 
 def check_arguments(*, form: str, forms: Sequence[str], subjects: Sequence[int]) -> None:
@@ -43,14 +44,9 @@ def raw_folder(raw: Path | None, *, of: str, notes: str) -> Path:
     return Path(raw).resolve()
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn whatever MNE raises of a damaged file into a ValueError that names it."""
-    try:
-        yield
-    except Exception as error:  # MNE raises whatever it stumbles over, bare assertions too
-        raise ValueError(f"{path}: expected a whole recording, got a damaged one ({type(error).__name__}: {error}). "
-                         "Fetch it again, with all its parts.") from error
+def naming(path: Path) -> AbstractContextManager[None]:
+    """Turn whatever MNE raises of a file into a ValueError that names it and says why."""
+    return reading(path, what="recording", cure="Fetch it again, with all its parts.")
 
 
 def places(ch_names: Sequence[str], *, wanted: Sequence[str], path: Path) -> list[int]:
