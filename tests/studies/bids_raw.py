@@ -127,3 +127,80 @@ class Dataset:
 
     def table(self, subject: str = "01", session: str | None = None, run: str = "1") -> pd.DataFrame:
         return self.events[subject, session, run]
+
+
+SHAPE = (5, 6, 4)
+AFFINE = np.array([[2.0, 0, 0, -5], [0, 2, 0, -6], [0, 0, 2, -4], [0, 0, 0, 1]])
+
+
+def beta(stimulus: int) -> np.ndarray:
+    """The map of a picture, ``(5, 6, 4)``, the same in every repetition but for the trial's own offset."""
+    return np.random.default_rng([9, stimulus]).standard_normal(SHAPE).astype(np.float32)
+
+
+def save(values: np.ndarray, path: Path, *, affine: np.ndarray = AFFINE, axes: str = "RAS") -> Path:
+    """Write a volume of the grid `SHAPE`, `AFFINE` with its axes in another order."""
+    import nibabel
+    from nibabel.orientations import axcodes2ornt, ornt_transform
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(values, affine)
+    image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes)))
+    nibabel.save(image, path)
+    return path
+
+
+@dataclass
+class Betas:
+    """A dataset whose derivative holds betas: 4-D volumes by run, a mask, an atlas with its table."""
+
+    root: Path
+    subjects: tuple[str, ...] = ("01",)
+    sessions: tuple[str, ...] = ("1", "2")
+    runs: tuple[str, ...] = ("1", "2")
+    n_stimuli: int = 10
+    derivative: str = "derivatives/glm"
+    axes: dict[str, str] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    shown: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> np.ndarray:
+        mask = np.zeros(SHAPE, dtype=np.uint8)
+        mask[1:4, 1:5, 1:3] = 1
+        return mask
+
+    @property
+    def atlas(self) -> np.ndarray:
+        return np.broadcast_to(np.array([0, 3, 3, 7, 7])[:, None, None], SHAPE).astype(np.int16)
+
+    def path(self, subject: str, session: str, run: str, name: str, *, derivative: bool = True) -> Path:
+        folder = self.root / self.derivative if derivative else self.root
+        return folder / f"sub-{subject}/ses-{session}/func/sub-{subject}_ses-{session}_task-look_run-{run}_{name}"
+
+    def maps(self, shown: np.ndarray) -> np.ndarray:
+        """Return ``(n, 5, 6, 4)``: picture's map plus a hundredth of the trial's number."""
+        return np.stack([np.zeros(SHAPE, np.float32) if s < 0 else beta(s) + 0.01 * i for i, s in enumerate(shown)])
+
+    def write(self) -> Betas:
+        """Write every run: each picture once, and one event without a picture (-1)."""
+        self.names = write_pictures(self.root, self.n_stimuli)
+        for s, subject in enumerate(self.subjects):
+            for e, session in enumerate(self.sessions):
+                for r, run in enumerate(self.runs):
+                    shown = np.r_[np.random.default_rng([3, s, e, r]).permutation(self.n_stimuli), -1]
+                    self.shown[subject, session, run] = shown
+                    save(np.moveaxis(self.maps(shown), 0, -1), self.path(
+                        subject, session, run, "space-T1w_betas.nii.gz"), axes=self.axes.get(run, "RAS"))
+                    events = pd.DataFrame({"onset": 4.0 * np.arange(len(shown)), "duration": 3.0,
+                                           "trial_type": ["image" if s >= 0 else "rest" for s in shown],
+                                           "stim_file": [self.names[s] if s >= 0 else "n/a" for s in shown]})
+                    path = self.path(subject, session, run, "events.tsv", derivative=False)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    events.to_csv(path, sep="\t", index=False)
+            anat = self.root / self.derivative / f"sub-{subject}/anat"
+            save(self.mask, anat / f"sub-{subject}_space-T1w_desc-brain_mask.nii.gz", axes=self.axes.get("mask", "RAS"))
+            save(self.atlas, anat / f"sub-{subject}_space-T1w_dseg.nii.gz", axes=self.axes.get("atlas", "RAS"))
+            pd.DataFrame({"index": [3, 7], "name": ["V1", "LOC"]}).to_csv(
+                anat / f"sub-{subject}_space-T1w_dseg.tsv", sep="\t", index=False)
+        return self

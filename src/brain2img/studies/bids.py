@@ -34,7 +34,8 @@ from brain2img.studies.bids_recordings import (
     sample_range,
     units_of,
 )
-from brain2img.studies.bids_tables import Events, Holdout, Pictures, Shown, settings_of
+from brain2img.studies.bids_stimuli import Holdout, Pictures, Shown
+from brain2img.studies.bids_tables import Events, settings_of
 from brain2img.studies.folder_listing import write_not_read
 from brain2img.studies.marks import Quality, good_events, honour_bad_channels, in_words
 

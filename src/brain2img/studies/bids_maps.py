@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from brain2img.data.reading import reading
 from brain2img.studies.bids_files import read_table
 from brain2img.studies.geometry import Geometry, as_labels, as_mask, geometry_of, open_volume, read_volume
-from brain2img.studies.nsd_design import reading
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +276,8 @@ def atlas_labels(path: Path, ijk: np.ndarray, *, grid: Geometry, table: Path | N
         If the atlas is on another grid, or has numbers without a name.
     """
     numbers = as_labels(read_volume(path, like=grid)[0], path)[tuple(ijk.T)]
-    beside = [path.with_name(f"{path.name.partition('.nii')[0]}{ending}") for ending in (".tsv", ".txt", ".ctab", ".lut")]
+    stem = path.name.partition(".nii")[0]
+    beside = [path.with_name(f"{stem}{ending}") for ending in (".tsv", ".txt", ".ctab", ".lut")]
     found = table or next((place for place in beside if place.is_file()), None)
     if found is None:
         raise ValueError(f"{path}: expected a table of its labels, {beside[0].name} with the columns index and name, "
