@@ -93,9 +93,11 @@ def _subject(study: PreparedStudy, subject: str, found: Inspection) -> None:
         found.missing.append(f"{subject}: no positions of channels, so that there are no maps of the head.")
     elif spec.modality == "fmri" and not spec.rois:
         found.missing.append(f"{subject}: no regions of voxels, so that results by region cannot be made.")
-    if times.max() > 2 * max(times.min(), 1):
-        found.wrong.append(f"{subject}: some stimuli were shown {int(times.max())} times, others {int(times.min())} "
-                           f"({times.idxmin()!r}): their averages differ in noise.")
+    for split, mine in trials.groupby("split"):
+        of_split = mine.groupby("stimulus_id").size()
+        if of_split.max() > 2 * of_split.min():
+            found.wrong.append(f"{subject}: some {split} stimuli were shown {int(of_split.max())} times, others "
+                               f"{int(of_split.min())} ({of_split.idxmin()!r}): their averages differ in noise.")
     n_train = int((trials["split"] == "train").sum())
     if n_train < FEW_TRIALS:
         found.wrong.append(f"{subject}: {n_train} training trials are few; expect wide intervals, and deep decoders to "
@@ -163,7 +165,7 @@ def _signals(study: PreparedStudy, subject: str, steps: np.ndarray, found: Inspe
                                "baseline was not taken off. Take it off before saving the arrays.")
     if roughness:
         over_time, over_channels = np.mean(roughness, axis=0)
-        if over_time > 2 * over_channels:
+        if over_time > 1.5 * over_channels:
             found.wrong.append(f"{subject}: signals change more from sample to sample than from channel to channel. "
                                "Are the two axes exchanged? (study.axes=[trials,samples,channels])")
     return Looked(std, [names[i] for i in np.flatnonzero(flat)], steps)
@@ -220,7 +222,7 @@ def _stimuli(study: PreparedStudy, found: Inspection) -> None:
         if key in seen:
             twice.append((seen[key], stimulus))
         seen.setdefault(key, stimulus)
-        if np.ptp(image) < 8:
+        if np.ptp(image, axis=(0, 1)).max() < 8:
             dull.append(stimulus)
     (height, width), _ = max(sizes.items(), key=lambda item: item[1])
     found.understood.append(f"{text}; pictures are read as {width} x {height} pixels"
@@ -258,9 +260,9 @@ def _splits(study: PreparedStudy, found: Inspection) -> None:
         found.wrong.append("No trials are in the test split: nothing would be scored. Choose another split, e.g. "
                            "split.kind=by_stimulus.")
     if few_stimuli(study):
+        turns = "each" if n <= FEW_STIMULI // 2 else "a part"
         found.wrong.append(f"{n} different stimuli are few: a single test split would hold a handful. The command "
-                           f"below leaves {'each' if n <= FEW_STIMULI // 2 else 'a part'} out in turn and scores all {n} "
-                           "together.")
+                           f"below leaves {turns} out in turn and scores all {n} together.")
     sizes = table.loc[list(set(trials["stimulus_id"])), "concept"].value_counts()
     if len(sizes) > 1 and sizes.max() > 5 * sizes.min():
         found.wrong.append(f"Concepts are unbalanced: {int(sizes.max())} stimuli of {sizes.idxmax()!r}, "

@@ -83,7 +83,8 @@ def divided(unit: Mapping[str, str], *, n_folds: int, fold: int, test_fraction: 
     noun = "stimuli" if set(unit) == set(unit.values()) else "concepts or sessions"
     least = 2 if test_fraction is not None else max(2, n_folds)
     if len(names) < least:
-        cure = "Split by stimulus" if test_fraction is not None else "Lower split.n_folds"
+        cure = ("Lower split.n_folds" if test_fraction is None else "Split by stimulus" if noun != "stimuli" else
+                "Add stimuli, or give the split with the trials")
         raise ValueError(f"{what}: expected at least {least} {noun} for "
                          f"{'a split' if test_fraction is not None else f'{n_folds} folds'}, got {len(names)}. {cure}.")
     order = np.random.default_rng([seed, 20250]).permutation(len(names))

@@ -81,10 +81,10 @@ def _style() -> str:
     return Markup(style[0])
 
 
-_CAPTION = ("Above, left: how often each stimulus was shown, by split. Right: the time from one onset to the next "
-            "within runs; it should be one peak, or what you planned. Below, left: standard deviation of every channel, "
-            "sorted; lines far from the others, or channels far above or below, are worth a look. Right: trials "
-            "of each session and split.")
+_CAPTION = (
+    "Above, left: how often each stimulus was shown, by split. Right: the time from one onset to the next within runs; "
+    "it should be one peak, or what you planned. Below, left: standard deviation of every channel, sorted; lines far "
+    "from the others, or channels far above or below, are worth a look. Right: trials of each session and split.")
 
 
 def _counts(study: PreparedStudy, found: Inspection) -> Figure:

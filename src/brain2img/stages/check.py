@@ -77,7 +77,7 @@ def whole_chain(study: PreparedStudy, found: Inspection, *, given: Sequence[str]
         Overrides of the command line that was used for `check`: they stay.
     """
     keys = {override.lstrip("+~").partition("=")[0] for override in given}
-    words = [override for override in given if not override.startswith(("experiment=", "name=", "overwrite="))]
+    words = [override for override in given if not override.startswith(("experiment=", "overwrite="))]
     spec = next(iter(study.specs.values()))
     timeless = spec.modality != "fmri" and spec.n_times == 1
     experiment = f"own_data/{spec.modality}_ridge" if timeless else "own_data"

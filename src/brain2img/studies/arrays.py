@@ -91,7 +91,7 @@ class Arrays(Study):
         if modality not in MODALITIES:
             raise ValueError(f"study.modality: expected one of {', '.join(MODALITIES)}, which the arrays cannot say, "
                              f"got {modality or 'nothing'}. Type study.modality=eeg, or another one.")
-        if units not in UNITS:
+        if units is None or units not in UNITS:
             raise ValueError(f"study.units: expected what the numbers are, one of {', '.join(UNITS)}, got "
                              f"{units or 'nothing'}. Type study.units=uV, or another one; psc is percent signal "
                              "change, a.u. no unit.")
@@ -175,26 +175,28 @@ class Arrays(Study):
         trials, path = self._trials(raw, list(files))
         stimuli, notes = read_stimuli(raw, sorted(set(trials["stimulus_id"])), image_size=self.image_size,
                                       trials=path.name)
-        trials["split"], said = self._split(trials, path, stimuli)
-        notes += said
         if "repetition" not in trials:
             trials["repetition"] = trials.groupby(["subject", "stimulus_id"]).cumcount()
-        writer = PreparedWriter(out, study=self.name)
         opened = {subject: self._open(raw, file, trials[trials["subject"] == subject])
                   for subject, file in files.items()}
+        split, said = self._split(trials, path, stimuli)
+        notes.append(said)
+        writer = PreparedWriter(out, study=self.name)
         for subject, source in opened.items():
-            notes += source.notes
             if writer.has_subject(subject):
+                notes += source.notes
                 continue
             spec, channels = self._spec(subject, source, _Moments.of(source, factor=UNITS[self.units][1]))
             log.info("%s: %d trials, %d channels, %d samples", subject, len(source.rows), spec.n_channels, spec.n_times)
-            writer.add_subject(spec, trials=source.trials.drop(columns="row", errors="ignore"),
+            mine = source.trials.drop(columns="row", errors="ignore").assign(split=split)  # by their index
+            writer.add_subject(spec, trials=mine,
                                signals=source.file.blocks(source.rows, channels, factor=UNITS[self.units][1]))
+            notes += source.notes
         for note in notes:
             log.info("%s", note)
         writer.finish(stimuli, image_size=self.image_size, notes=notes)
 
-    def _split(self, trials: pd.DataFrame, path: Path, stimuli: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    def _split(self, trials: pd.DataFrame, path: Path, stimuli: pd.DataFrame) -> tuple[pd.Series, str]:
         """Return the split of every trial: that of the table, or one by stimulus; and what is said of it."""
         if "split" in trials and trials["split"].notna().any():
             split = trials["split"].map(lambda s: _SPLIT_NAMES.get(s.lower(), s.lower()) if s else "")
@@ -202,14 +204,14 @@ class Arrays(Study):
                 raise ValueError(f"{path}: expected {', '.join(SPLITS)} in every line of the column 'split', got "
                                  f"{bad[0] or 'empty ones'!r}. Correct it, or remove the column: stimuli are then held "
                                  "out at random.")
-            return split, ["The split is that of the column 'split'."]
+            return split, "The split is that of the column 'split'."
         concepts = dict(zip(stimuli["stimulus_id"], stimuli["concept"], strict=True))
         split = Split(kind="by_stimulus", **self.holdout).assign(trials.assign(split="train"), concepts=concepts,
                                                                  what=f"study {self.name}")
         of = {name: trials.loc[split == name, "stimulus_id"].nunique() for name in SPLITS}
-        return split, [f"The trials have no column 'split': {of['test']} stimuli are held out for test and {of['val']} "
-                       f"for validation at random (study.holdout.seed={self.holdout['seed']}), {of['train']} are left "
-                       "for training."]
+        return split, (f"The trials have no column 'split'; stimuli are held out at random: {of['test']} for test, "
+                       f"{of['val']} for validation, {of['train']} are left for training "
+                       f"(study.holdout.seed={self.holdout['seed']}).")
 
     def _open(self, raw: Path, path: Path, trials: pd.DataFrame) -> _Source:
         """Open the signals of a subject and check their shape against trials and channels."""

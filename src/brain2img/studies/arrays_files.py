@@ -157,12 +157,12 @@ def likely(name: str, known: Sequence[str]) -> str:
     for other in known:
         bare.setdefault(other.lower().lstrip("0") or "0", other)
     plain = re.sub(r"\.0+$", "", name)
-    if other := bare.get(plain.lower().lstrip("0") or "0"):
-        return (f" {other!r} is there: leading zeros or capitals were lost, as when a spreadsheet reads names as "
+    if (found := bare.get(plain.lower().lstrip("0") or "0")) is not None:
+        return (f" {found!r} is there: leading zeros or capitals were lost, as when a spreadsheet reads names as "
                 "numbers. Format the column as text and write the names again.")
     stems = {Path(other).stem.lower(): other for other in known} | {other.lower(): other for other in known}
-    if other := stems.get(Path(name).stem.lower()):
-        return f" {other!r} is there: write names without the ending of the file."
+    if (found := stems.get(Path(name).stem.lower())) is not None:
+        return f" {found!r} is there: write names without the ending of the file."
     if _DATE.match(name):
         return " It looks like a date: a spreadsheet makes dates of names such as 3-7. Format the column as text."
     if _SCIENTIFIC.match(name):

@@ -96,7 +96,7 @@ def _refuse_unknown(shown: Sequence[str], known: Sequence[str], *, what: str, of
 def _files(raw: Path, folder: Path, table: pd.DataFrame, *, trials: str) -> tuple[list[str | None], list[str]]:
     """Return the absolute path of every stimulus' picture, None for all where there are none."""
     if "file" in table and table["file"].notna().any():
-        paths = []
+        paths: list[str | None] = []
         for stimulus, file in zip(table["stimulus_id"], table["file"], strict=True):
             if not file:
                 raise ValueError(f"stimuli table of {raw}: expected the file of every stimulus, got none for "
