@@ -190,10 +190,10 @@ def test_turned_volumes_of_nsd_give_the_same(nsd_folder, nsd_copy, tmp_path, for
     before = prepare(nsd_folder(form), tmp_path / "before", **asked)
     raw = nsd_copy(form)
     folder = raw / "nsddata/ppdata/subj01/func1pt8mm"
-    # one after the other, so that no two of them agree; a trailing axis of length 1 is none
+    # one after the other, so that they disagree; a trailing axis of length 1 is none
     for path in (folder / "roi/prf-visualrois.nii.gz", next(raw.glob("nsddata_betas/**/subj01/**/ncsnr.nii.gz")),
                  folder / "roi/nsdgeneral.nii.gz"):
-        turn(path, axes, change=lambda values: values[..., None])
+        turn(path, axes, change=(lambda values: values[..., None]) if axes == "PIR" else lambda values: values)
         after = prepare(raw, tmp_path / path.name, **asked)
         mine, other = before.specs["subj01"], after.specs["subj01"]
         np.testing.assert_array_equal(other.ijk, mine.ijk)
@@ -202,11 +202,24 @@ def test_turned_volumes_of_nsd_give_the_same(nsd_folder, nsd_copy, tmp_path, for
         np.testing.assert_allclose(other.noise_ceiling, mine.noise_ceiling)
         np.testing.assert_array_equal(after.signals("subj01"), before.signals("subj01"))
     labels_there = by_place(folder / "roi/prf-visualrois.nii.gz", apply_affine(other.affine, other.ijk)).ravel()
-    names = np.array(["", "V1", "V2", "V3", "V4"])
     assert len(set(other.rois)) > 2
     table = (raw / "nsddata/freesurfer/subj01/label/prf-visualrois.mgz.ctab").read_text().split()
     names = dict(zip(map(int, table[::2]), table[1::2], strict=True)) | {0: ""}
     assert list(other.rois) == [names[max(int(n), 0)] for n in labels_there]
+
+
+def test_a_set_of_one_hemisphere(nsd_copy, tmp_path):
+    """It has the labels of both hemispheres' table."""
+    raw = nsd_copy(".nii.gz")
+    folder = raw / "nsddata/ppdata/subj01/func1pt8mm/roi"
+    image = nibabel.load(folder / "prf-visualrois.nii.gz")
+    values = np.asarray(image.dataobj).copy()
+    values[17:] = 0
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), folder / "lh.prf-visualrois.nii.gz")
+    spec = prepare(raw, tmp_path / "out", subjects=[1], voxels="lh.prf-visualrois").specs["subj01"]
+    np.testing.assert_array_equal(spec.ijk, np.argwhere(values > 0))
+    assert apply_affine(spec.affine, spec.ijk)[:, 0].max() <= 0
+    assert set(spec.rois) <= {"V1", "V2", "V3", "V4"}
 
 
 def test_sessions_of_several_orientations(nsd_folder, nsd_copy, tmp_path):

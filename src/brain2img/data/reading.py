@@ -82,7 +82,8 @@ def explain(error: BaseException, path: Path, *, what: str, cure: str = "Fetch i
 
 def _of_system(error: BaseException, path: Path) -> tuple[str, str] | None:
     """Return reason and cure where the content of the file is not to blame."""
-    cause = next((e for e in _chain(error) if isinstance(e, MemoryError) or _number(e) is not None), error)
+    cause = next((e for e in _chain(error) if isinstance(e, MemoryError | ImportError) or _number(e) is not None),
+                 error)
     number, text = _number(cause), _text(cause)
     if isinstance(cause, MemoryError) or number == errno.ENOMEM:
         return (f"too little memory to read its {_size(path)} ({text})",
@@ -92,6 +93,8 @@ def _of_system(error: BaseException, path: Path) -> tuple[str, str] | None:
         return (f"a file that is locked, or on a disk without locks ({text})",
                 "Close the program that has it open for writing (a notebook, MATLAB, another job). If there is none, "
                 "the disk knows no locks: set the environment variable HDF5_USE_FILE_LOCKING=FALSE and run again.")
+    if isinstance(cause, ImportError):
+        return f"no package that reads it ({text})", "Install the package."
     if number in (errno.EACCES, errno.EPERM):
         return f"no right to read it ({text})", "Ask its owner, or change its rights (chmod +r)."
     if number in _FEW_FILES:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from brain2img.artifacts import digest, file_digest, write_table
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.reading import reading
 from brain2img.data.things import splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
@@ -165,7 +166,8 @@ class Alljoined(Study):
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise ValueError(f"{paths[0]}: expected the order of this subject's stimuli, got no such file. Fetch it.")
-        table = pd.read_parquet(path).reset_index(drop=True)
+        with reading(path, what="parquet table"):
+            table = pd.read_parquet(path).reset_index(drop=True)
         missing = [column for column in (*COLUMNS, *columns) if column not in table]
         if missing or not {"category_name", "category_num"} & set(table):
             raise ValueError(f"{path}: expected the columns {', '.join((*COLUMNS, *columns))} and category_num or "
@@ -298,7 +300,8 @@ def _named(path: Path) -> tuple[dict[int, str], dict[str, str]]:
     """Return the concept of each image by its number, and the category of each concept; none without the file."""
     if not path.is_file():
         return {}, {}
-    table = pd.read_parquet(path)
+    with reading(path, what="parquet table"):
+        table = pd.read_parquet(path)
     file = "image_path" if "image_path" in table else "fname"
     missing = [column for column in (file, "category_name", "super_category") if column not in table]
     if missing:

@@ -80,19 +80,19 @@ class Digit69(Study):
             x, pixels, labels = (values[f"{name}{part}"] for name in ("fmri", "stim", "label"))
             if not (len(x) == len(pixels) == labels.size) or len(x) == 0:
                 raise ValueError(f"{path.name}: expected as many rows in fmri{part}, stim{part} and label{part}, got "
-                                 f"{len(x)}, {len(pixels)} and {labels.size}. Fetch the file again.")
+                                 f"{len(x)}, {len(pixels)} and {labels.size}. Give the file as shared.")
             if round(np.sqrt(pixels.shape[1])) ** 2 != pixels.shape[1]:
                 raise ValueError(f"{path.name}: expected square images in stim{part}, got {pixels.shape[1]} pixels. "
-                                 "Fetch the file again.")
+                                 "Give the file as shared.")
             if not set(np.unique(labels)) <= set(DIGITS):
                 raise ValueError(f"{path.name}: expected labels 1 (six) and 2 (nine) in label{part}, got "
-                                 f"{np.unique(labels).tolist()}. Fetch the file again.")
+                                 f"{np.unique(labels).tolist()}. Give the file as shared.")
             if pixels.min() < 0 or pixels.max() > 255:
                 raise ValueError(f"{path.name}: expected pixels 0..255 in stim{part}, got {pixels.min()}.."
-                                 f"{pixels.max()}. Fetch the file again.")
+                                 f"{pixels.max()}. Give the file as shared.")
         if values["fmriTrn"].shape[1] != values["fmriTest"].shape[1]:
             raise ValueError(f"{path.name}: expected the same voxels in fmriTrn and fmriTest, got "
-                             f"{values['fmriTrn'].shape[1]} and {values['fmriTest'].shape[1]}. Fetch the file again.")
+                             f"{values['fmriTrn'].shape[1]} and {values['fmriTest'].shape[1]}. Give one file.")
         return values
 
     @classmethod

@@ -66,5 +66,5 @@ def _hdf5(path: Path, names: Sequence[str]) -> dict[str, Any]:
             elif kind in (b"char", b"cell"):
                 values[name] = np.asarray(kind.decode())
             else:
-                values[name] = item[()].T
+                values[name] = np.atleast_2d(item[()].T)
     return values

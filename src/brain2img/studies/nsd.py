@@ -253,7 +253,7 @@ def _curated(path: Path, images: np.ndarray) -> list[list[str]]:
         captions = np.load(path, mmap_mode="r", allow_pickle=False)
     if captions.ndim != 2 or captions.dtype.kind != "U" or len(captions) <= images.max():
         raise ValueError(f"{path}: expected captions (pictures, 5) of at least {images.max() + 1} pictures, got "
-                         f"{captions.dtype} of {captions.shape}. Fetch it again.")
+                         f"{captions.dtype} of {captions.shape}. Give the published file.")
     return [[str(text) for text in captions[n] if text] for n in images]
 
 
@@ -264,7 +264,7 @@ def _coco(path: Path, images: np.ndarray) -> list[int]:
         number = table.set_index("nsdId")["cocoId"]
     if missing := set(images.tolist()) - set(number.index):
         raise ValueError(f"{path}: expected all pictures of the trials, got none for {len(missing)} of them "
-                         f"({_stimulus_id(min(missing))}, ...). Fetch it again.")
+                         f"({_stimulus_id(min(missing))}, ...). Give the published file.")
     return [int(n) for n in number.loc[images]]
 
 

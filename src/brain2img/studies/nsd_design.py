@@ -108,11 +108,11 @@ class Design:
         shown = int(self.pattern.sum())
         if shown != len(self.order) or not np.isin(self.order, np.arange(self.images.shape[1])).all():
             raise ValueError(f"{path}: expected a picture of {self.images.shape[1]} for each of {shown} shown by "
-                             f"stimpattern, got {len(self.order)} in masterordering, or others. Fetch the file again.")
+                             f"stimpattern, got {len(self.order)} in masterordering, or others. Fetch NSD's own file.")
         for subject, mine in enumerate(self.images, start=1):
             if not np.array_equal(np.sort(mine[:len(self.shared)]), self.shared):
                 raise ValueError(f"{path}: expected the pictures of sharedix at the head of every subject's subjectim, "
-                                 f"got others for {subject_name(subject)}. Fetch the file again.")
+                                 f"got others for {subject_name(subject)}. Fetch NSD's own file.")
         if (len(self.order), self.images.shape[1]) != (30000, 10000):
             return
         sizes = self.pattern.sum(axis=(1, 2))

@@ -118,7 +118,7 @@ def _label_names(raw: Path, subject: int, *, atlas: str, largest: int) -> tuple[
         return {int(line[0]): line[1] for line in lines}, [path]
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path}: expected lines of a number and a name, got others ({error}). "
-                         "Fetch it again.") from error
+                         "Give the table as published.") from error
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class BetaSession:
                              "Fetch masks and betas of one space (func1pt8mm) and one subject.")
         if shape[3] != n_trials:
             raise ValueError(f"{self.path}: expected {n_trials} trials by nsd_expdesign.mat, got {shape[3]}. "
-                             "Fetch it again.")
+                             "Give the session as published, and its design.")
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield blocks ``(n, C, 1)`` float32 of percent signal change."""

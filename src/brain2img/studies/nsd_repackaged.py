@@ -9,11 +9,9 @@ from __future__ import annotations
 import io
 import json
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,77 +22,9 @@ from brain2img.data.file_names import is_junk
 from brain2img.data.reading import reading
 from brain2img.records import SignalSpec
 from brain2img.studies.nsd_design import DURATION, HELD_BACK, existing, n_sessions, subject_name
+from brain2img.studies.webdatasets import array, files_of, samples
 
 _ROWS = 64  # trials read at once
-
-
-def samples(source: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield key and members (ending -> content) of every sample of a webdataset tar, or of a folder it was unpacked to.
-
-    Raises
-    ------
-    ValueError
-        If a tar is truncated, or a member is no plain file or points out of its folder.
-    """
-    content = _folder_members(source) if source.is_dir() else _tar_members(source)
-    for key, members in groupby(content, key=lambda member: member[0].split(".", 1)[0]):
-        yield key, {name.split(".", 1)[-1]: data for name, data in members}
-
-
-def _folder_members(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in _files(folder):
-        with reading(path, what="member of the webdataset"):
-            content = path.read_bytes()
-        yield path.name, content
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the members that a tar was unpacked to; a folder among them is none."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not is_junk(path.name))
-
-
-def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents of the members in the order of the tar."""
-    with reading(path, what="tar"), tarfile.open(path, "r:") as tar:
-        members = tar.getmembers()
-    end = members[-1].offset_data + -(-members[-1].size // 512) * 512 if members else 0
-    with path.open("rb") as raw:  # tarfile takes a damaged head for the end, which is two blocks of zeros
-        raw.seek(end)
-        tail = raw.read(1024)
-    if len(tail) < 1024 or any(tail):
-        raise ValueError(f"{path}: expected a whole tar, got one of {path.stat().st_size} bytes that breaks off after "
-                         f"{len(members)} members. Fetch it again.")
-    for member in members:
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-            raise ValueError(f"{path}: expected members that stay in their folder, got {member.name!r}. "
-                             "Do not use this file: it was tampered with.")
-        if not (member.isfile() or member.isdir()):
-            raise ValueError(f"{path}: expected plain files, got {member.name!r}, a link or a device. "
-                             "Do not use this file: it was tampered with.")
-    with tarfile.open(path, "r:") as tar:
-        for member in members:
-            if member.isfile() and not is_junk(member.name):
-                with reading(path, what="tar"):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    data = file.read()
-                yield PurePosixPath(member.name).name, data
-
-
-def array(members: Mapping[str, bytes], ending: str, *, source: Path, key: str) -> np.ndarray:
-    """Return a member as an array; one with pickled objects is refused.
-
-    Raises
-    ------
-    ValueError
-        If the sample has no such member, or it is damaged.
-    """
-    if ending not in members:
-        raise ValueError(f"{source}: expected {ending} in every sample, got {', '.join(sorted(members))} in {key}. "
-                         "Fetch it again.")
-    with reading(source, what=f"plain array in {key}.{ending}", member=True):
-        return np.load(io.BytesIO(members[ending]), allow_pickle=False)
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
@@ -125,7 +55,7 @@ class Averaged:
     def files(self, subjects: Sequence[int]) -> list[Path]:
         """Return its tars, or what was unpacked from them."""
         sources = [source for subject in subjects for _, source in self._sources(subject)]
-        return [path for source in sources for path in (_files(source) if source.is_dir() else [source])]
+        return [path for source in sources for path in (files_of(source) if source.is_dir() else [source])]
 
     def _sources(self, subject: int) -> list[tuple[str, Path]]:
         name, found = subject_name(subject), []
@@ -162,7 +92,7 @@ class Averaged:
             if len(firsts) > 1:
                 source, key = list(firsts.values())[1]
                 raise ValueError(f"{source}: expected one {what} for {subject_name(subject)}, got "
-                                 f"{' and '.join(map(str, firsts))} (the last in {key}). Fetch it again.")
+                                 f"{' and '.join(map(str, firsts))} (the last in {key}). Give the tars as published.")
         trials = pd.DataFrame(rows, columns=["image", "session", "split", "place"])
         self._check(subject, trials, count=count)
         height, width = next(iter(sizes))
@@ -244,7 +174,7 @@ def _repetitions(members: Mapping[str, bytes], *, source: Path, key: str) -> np.
     betas = np.atleast_2d(array(members, "nsdgeneral.npy", source=source, key=key)).astype(np.float32)
     if betas.ndim != 2:
         raise ValueError(f"{source}: expected (repetitions, voxels) in {key}.nsdgeneral.npy, got {betas.shape}. "
-                         "Fetch it again.")
+                         "Give the tars as published.")
     _, first = np.unique(betas, axis=0, return_index=True)
     return betas[np.sort(first)]
 
@@ -321,13 +251,13 @@ class AllBetas:
                 behaviour = array(members, "behav.npy", source=path, key=key)
                 if behaviour.size != 17:
                     raise ValueError(f"{path}: expected 17 numbers in {key}.behav.npy, got {behaviour.size}. "
-                                     "Fetch it again.")
+                                     "Give the tars as published.")
                 image, who, session, run, _, place, *_, shared = behaviour.ravel().astype(int).tolist()
                 if who != subject or bool(shared) != (path == test):
                     raise ValueError(
                         f"{path}: expected trials of {subject_name(subject)} with "
                         f"{'shared' if path == test else 'own'} pictures, got subject {who} and a "
-                        f"{'shared' if shared else 'own'} picture in {key}. Fetch it again.")
+                        f"{'shared' if shared else 'own'} picture in {key}. Give the tars as published.")
                 rows.append((image, session, run, DURATION, "test" if path == test else "train", place))
         trials = pd.DataFrame(rows, columns=["image", "session", "run", "duration", "split", "place"])
         if self.sessions == "all" and trials["session"].max() > len(train):

@@ -13,6 +13,7 @@ import pandas as pd
 
 from brain2img.artifacts import digest, file_digest
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.reading import reading
 from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
@@ -279,7 +280,8 @@ def _attributes(raw: Path, subject: int) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path}: expected the table of this subject's trials, got no such file. Fetch it from "
                          "sourcedata/ of OpenNeuro ds004212.")
-    table = pd.read_csv(path)
+    with reading(path, what="table"):
+        table = pd.read_csv(path)
     _check_columns(table, path=path)
     return table
 
@@ -310,7 +312,8 @@ def _events(path: Path, *, n: int) -> pd.DataFrame:
     """Return the events of a run: sample (onset by the optical sensor) and value (number of the image, or none)."""
     if not path.is_file():
         raise ValueError(f"{path}: expected the events of this run, got no such file. Fetch it again.")
-    events = pd.read_csv(path, sep="\t")
+    with reading(path, what="table"):
+        events = pd.read_csv(path, sep="\t")
     if not {"sample", "value"} <= set(events):
         raise ValueError(f"{path}: expected the columns sample and value, got {list(events)}. Fetch it again.")
     if len(events) != n:
