@@ -8,9 +8,10 @@ from pathlib import Path
 import mne
 import numpy as np
 import pytest
+from edf_gaps import begin_records_at, room
 from edfio import Bdf, BdfSignal, Edf, EdfAnnotation, EdfSignal, read_edf
 
-from brain2img.studies.edf import mend_edf, open_edf, read_header
+from brain2img.studies.edf import mend_edf, open_edf
 
 SFREQ, N_RECORDS = 100, 20
 #: Seconds at which the records of the discontinuous file begin: gaps of 2.5 and of 3000 s, off the grid of samples.
@@ -29,28 +30,18 @@ def write(path: Path, *, starts=None, annotations=(), unit="uV", ranges=((-1000,
         times = (starts[:, None] % 1000 + np.arange(rate) / rate).ravel()
         channels.append(make(times if signals is None else signals[i], rate, label=label, physical_dimension="uV",
                              physical_range=ranges[i % len(ranges)]))
-    room = [EdfAnnotation(float(i), None, "room" * 8) for i in range(N_RECORDS)]
-    kind(channels, annotations=[*room, *annotations], data_record_duration=1).write(path)
+    kind(channels, annotations=[*room(N_RECORDS), *annotations], data_record_duration=1).write(path)
     data = bytearray(path.read_bytes())
     n = len(labels) + 1
     data[256 + 96 * n:256 + 104 * n] = b"".join(
         text.encode("latin-1").ljust(8) for text in (*([unit] if isinstance(unit, str) else unit) * (
             len(labels) if isinstance(unit, str) else 1), ""))
-    if not np.array_equal(starts, np.arange(N_RECORDS)):
-        data[192:197] = b"EDF+D"
-        parsed = read_header(path)
-        sizes = [parsed.width * channel.n_samples for channel in parsed.channels]
-        for i, start in enumerate(starts):
-            at = parsed.n_bytes + (i + 1) * sum(sizes) - sizes[-1]
-            tals = bytes(data[at:at + sizes[-1]]).split(b"\0")
-            tals[0] = f"+{start:.6f}".rstrip("0").rstrip(".").encode() + b"\x14\x14"
-            record = b"\0".join(tal for tal in tals if tal and b"room" not in tal) + b"\0"
-            assert len(record) <= sizes[-1]
-            data[at:at + sizes[-1]] = record.ljust(sizes[-1], b"\0")
     for name, value in header.items():
         place = {"n_records": slice(236, 244), "date": slice(168, 176)}[name]
         data[place] = str(value).encode().ljust(8)
     path.write_bytes(data)
+    if not np.array_equal(starts, np.arange(N_RECORDS)):
+        begin_records_at(path, starts)
     return path
 
 

@@ -112,8 +112,17 @@ class Timing:
     @property
     def joints(self) -> np.ndarray:
         """Samples, counted over the records as they stand in the file, before which there is a gap."""
-        gaps = np.diff(self.starts) - self.duration
-        return (1 + np.flatnonzero(gaps > 0.5 / self.sfreq)) * round(self.duration * self.sfreq)
+        return (1 + np.flatnonzero(self._gaps)) * round(self.duration * self.sfreq)
+
+    @property
+    def _gaps(self) -> np.ndarray:
+        # a sample more or less is the rounding of whoever wrote the times
+        return np.diff(self.starts) - self.duration > 1.5 / self.sfreq
+
+    @property
+    def resumed(self) -> np.ndarray:
+        """Times (s) at which the recording goes on after each gap."""
+        return self.starts[1:][self._gaps]
 
     def samples(self, onsets: np.ndarray) -> np.ndarray:
         """Return the sample at which something happened, counted over the records; -1 where nothing was recorded then.
@@ -219,7 +228,7 @@ def timing(header: Header, *, sfreq: float) -> Timing:
                              "continuous file (EDF+C), or in parts.")
         starts = header.duration * np.arange(header.n_records)
     starts = starts - starts[:1]
-    early = np.diff(starts) < header.duration - 0.5 / sfreq
+    early = np.diff(starts) < header.duration - 1.5 / sfreq
     if early.any():
         raise ValueError(f"{header.path}: expected records one after the other, got record {1 + int(np.argmax(early))} "
                          f"at {starts[1:][early][0]:g} s, before the last has ended. Fetch the file again.")
@@ -357,14 +366,13 @@ def _place_annotations(raw: Any, found: tuple[np.ndarray, list[tuple[float, floa
 
     starts, annotations = found
     joints = when.joints / when.sfreq
-    begins = when.starts[1:][np.diff(when.starts) - when.duration > 0.5 / when.sfreq]
     onsets, durations, texts, lost = [], [], [], 0
     for onset, duration, text in sorted(annotations):
         # as MNE has it, times count from the first record
         inside = [float(place) / when.sfreq for place in when.samples(np.array([onset, onset + duration]) - starts[0])]
         for i, time in enumerate((onset - starts[0], onset + duration - starts[0])):
             if inside[i] < 0:  # in a gap: the joint that stands for it, or an end
-                gap = int(np.searchsorted(begins, time, side="right"))
+                gap = int(np.searchsorted(when.resumed, time, side="right"))
                 inside[i] = joints[gap] if gap < len(joints) else raw.n_times / when.sfreq
         if when.samples(np.array([onset - starts[0]]))[0] < 0 and inside[0] == inside[1]:
             lost += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from brain2img.data.pickled import ArrayInFile
 
@@ -45,12 +46,67 @@ def raw_folder(raw: Path | None, *, of: str, notes: str) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever MNE raises of a damaged file into a ValueError that names it."""
+    """Turn whatever a library raises of a file into a ValueError that names it and says what it is.
+
+    Missing memory, files that may not or cannot be read, and packages that are missing are no damage of the file.
+    """
     try:
         yield
+    except MemoryError as error:
+        raise ValueError(f"{path}: expected memory for this recording, got none left ({error}). Lower study.jobs, or "
+                         "use a machine with more memory.") from error
+    except ImportError as error:
+        raise ValueError(f"{path}: expected the package that reads it, got {error}. Install it.") from error
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileNotFoundError):  # a part, or what MNE calls so
+            raise _damaged(path, error) from error
+        raise ValueError(f"{path}: expected a file that can be read, got {type(error).__name__}: {error}. Correct its "
+                         "permissions, or see whether disk and network are well.") from error
     except Exception as error:  # MNE raises whatever it stumbles over, bare assertions too
-        raise ValueError(f"{path}: expected a whole recording, got a damaged one ({type(error).__name__}: {error}). "
-                         "Fetch it again, with all its parts.") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: expected a whole recording, got a damaged one ({type(error).__name__}: {error}). Fetch "
+                      "it again, with all its parts.")
+
+
+def checked_samples(samples: pd.Series, *, n_times: int, tmin: int, tmax: int, path: Path,
+                    recording: Path) -> np.ndarray:
+    """Return the samples of a recording's events as whole numbers, refusing what cannot be.
+
+    Parameters
+    ----------
+    samples
+        One for each line of a table of events, in its order.
+    n_times
+        Samples of the recording.
+    tmin, tmax
+        First and last sample of a trial, relative to its event.
+    path, recording
+        The table and the recording, for messages. The first line of the table is its line 2, after the header.
+
+    Raises
+    ------
+    ValueError
+        Naming the table and the line: no sample or no number, no whole number, negative, two events on one sample,
+        earlier than the event before, or a trial that is cut off by an end of the recording.
+    """
+    numbers = pd.to_numeric(samples, errors="coerce").to_numpy(dtype=float)
+    before = np.concatenate([[-np.inf], numbers[:-1]])
+    for wrong, expected in (
+            (~np.isfinite(numbers), "a number"), (numbers % 1 != 0, "a whole number"),
+            (numbers < 0, "0 or more"), (numbers == before, "another one than that of the event before"),
+            (numbers < before, "a later one than that of the event before"),
+            (numbers + tmin < 0, f"at least {-tmin}, where a trial begins in the recording"),
+            (numbers + tmax >= n_times, f"less than {n_times - tmax}, where a trial ends in {recording.name}")):
+        if wrong.any():
+            line = int(np.argmax(wrong))
+            value = samples.iloc[line]
+            raise ValueError(f"{path}, line {line + 2}: expected {expected} as the sample of the event, got "
+                             f"{'none' if pd.isna(value) else value} ({wrong.sum()} such of {len(samples)} events). "
+                             "Correct the table, or fetch it and the recording again.")
+    return numbers.astype(np.int64)
 
 
 def places(ch_names: Sequence[str], *, wanted: Sequence[str], path: Path) -> list[int]:
