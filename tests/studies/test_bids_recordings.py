@@ -79,7 +79,7 @@ def test_resampled_epochs_keep_the_event_on_a_sample(sfreq, to):
     nearest = np.rint(onsets * sfreq) / sfreq
     line = sum(response(np.arange(int(5 * sfreq)) / sfreq - onset) for onset in nearest)[None]
     asked = Recording()
-    (found,) = epochs(line, onsets, sfreq=sfreq, to=to, asked=asked)
+    (found,) = epochs(line, np.rint(onsets * sfreq).astype(int), sfreq=sfreq, to=to, asked=asked)
     times = np.arange(-0.2 * to, to + 1) / to
     expected = response(times) - response(times)[times <= 0].mean()
     assert found.shape == (3, 1, len(times))
@@ -88,7 +88,7 @@ def test_resampled_epochs_keep_the_event_on_a_sample(sfreq, to):
 
 def test_what_is_above_the_new_rate_is_not_folded_into_it():
     times = np.arange(5000) / 1000
-    (found,) = epochs(np.sin(2 * np.pi * 130 * times)[None], np.array([2.0]), sfreq=1000.0, to=200.0,
+    (found,) = epochs(np.sin(2 * np.pi * 130 * times)[None], np.array([2000]), sfreq=1000.0, to=200.0,
                       asked=Recording(baseline=None))
     assert np.abs(found).max() < 5e-3, "every fifth sample would show 70 Hz of full size"
 

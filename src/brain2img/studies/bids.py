@@ -98,7 +98,7 @@ class BIDS(Study):
         self.split = settings_of(Holdout, split, name="split")
         self.quality = Quality.of(quality)
         self.settings = settings_of(Recording, recording, name="recording").of(
-            datatype, bad_channels=self.quality.bad_channels)
+            datatype, quality=self.quality)
 
     def raw_id(self, raw: Path | None) -> str:
         """Return a hash of names and sizes of all files of the recordings, and of the content of the tables."""
@@ -205,28 +205,31 @@ class BIDS(Study):
     def _run(self, root: Path, file: BIDSFile, events: tuple[Path, pd.DataFrame], *, of: Sequence[BIDSFile]) -> _Run:
         """Look at a run: its head, and which of its events can be cut out."""
         path, table = events
-        raw = open_recording(file, root=root, settings=self.settings)
-        sfreq = float(raw.info["sfreq"])
-        times = self.events.times(table, sfreq=sfreq, path=path)
-        length, asked = raw.n_times / sfreq, self.settings.asked
-        outside = (times < 0) | (times >= length)
+        raw, when = open_recording(file, root=root, settings=self.settings)
+        sfreq, asked = float(raw.info["sfreq"]), self.settings.asked
+        samples = self.events.samples(table, sfreq=sfreq, path=path, when=when)
+        gap = samples < 0 if when is not None and len(when.joints) else np.zeros(len(samples), dtype=bool)
+        outside = ((samples < 0) | (samples >= raw.n_times)) & ~gap
         if outside.any():
             raise ValueError(
-                f"{path}: expected events within the recording of {length:.6g} s, got one at "
-                f"{times[outside][0]:.6g} s in line {table['line'][outside].iloc[0]} ({int(outside.sum())} in all). "
-                f"{file.path.name} is truncated, or of another run; or choose study.events.timing.")
-        reasons = good_events(raw, np.rint(times * sfreq).astype(int), tmin=asked.tmin, tmax=asked.tmax,
-                              policy=self.quality.bad_spans, what=str(file.path))
-        cut = (times + asked.tmin < -0.5 / sfreq) | (times + asked.tmax > length - 0.5 / sfreq)
+                f"{path}: expected events within the recording of {raw.n_times / sfreq:.6g} s, got one at "
+                f"{table['onset'][outside].iloc[0]:.6g} s in line {table['line'][outside].iloc[0]} "
+                f"({int(outside.sum())} in all). {file.path.name} is truncated, or of another run; or choose "
+                "study.events.timing.")
+        reasons = good_events(raw, samples, tmin=asked.tmin, tmax=asked.tmax, policy=self.quality.bad_spans,
+                              what=str(file.path))
+        cut = (samples + np.ceil(asked.tmin * sfreq) < 0) | (samples + np.floor(asked.tmax * sfreq) >= raw.n_times)
         reasons[cut] = "reaches over an end of the recording"
+        reasons[gap] = "is in a gap of the recording"
         bad = reasons != ""
         if bad.any():
             log.warning("%s: %d of %d epochs are left out (the first %s)", file.path, int(bad.sum()), len(bad),
                         reasons[bad][0])
         bads = honour_bad_channels(raw, policy=self.quality.bad_channels, what=str(file.path)) if (
             self.quality.bad_channels != "interpolate") else list(raw.info["bads"])
-        trials = table.assign(session=file.session, run=file.run_name(of), onset=times, time=times, path=str(path),
-                              file=str(file.path))
+        trials = table.assign(session=file.session, run=file.run_name(of), sample=samples, path=str(path),
+                              file=str(file.path), onset=table["onset"] if self.events.timing != "sample" else (
+                                  samples / sfreq if when is None else when.times(samples)))
         return _Run(file, trials[~bad].reset_index(drop=True), trials.assign(reason=reasons)[bad], sfreq, dict(zip(
             raw.ch_names, raw.get_channel_types(), strict=True)), tuple(bads), raw.info)
 
@@ -294,7 +297,7 @@ class BIDS(Study):
 
     def _session(self, root: Path, rows: pd.DataFrame, subject: _Subject) -> BIDSSession:
         files = {str(run.file.path): run.file for run in subject.runs}
-        runs = tuple(Run(files[file], part["time"].to_numpy(dtype=float))
+        runs = tuple(Run(files[file], part["sample"].to_numpy(dtype=np.int64))
                      for file, part in rows.groupby("file", sort=False))
         assert subject.spec.sfreq is not None
         return BIDSSession(root, runs, subject.spec.ch_names, subject.spec.sfreq, self.settings)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from brain2img.studies.bids_files import BIDSFile
-from brain2img.studies.marks import honour_bad_channels
+from brain2img.studies.edf import Timing, mend_edf
+from brain2img.studies.marks import Quality, honour_bad_channels
 from brain2img.studies.recordings import naming
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ class Recording:
             raise ValueError(f"study.recording.baseline: expected [from, to] within {self.tmin} to {self.tmax} s, got "
                              f"{list(self.baseline)}. Correct it, or set it to null.")
 
-    def of(self, datatype: str, *, bad_channels: str = "interpolate") -> Settings:
-        """Return what "auto" stands for in a datatype, and what becomes of bad channels (`marks.Quality`).
+    def of(self, datatype: str, *, quality: Quality) -> Settings:
+        """Return what "auto" stands for in a datatype.
 
         Raises
         ------
@@ -101,12 +102,12 @@ class Recording:
             raise ValueError(f"study.recording.reference: expected null for MEG, got {reference}. Set it to auto.")
         notch = () if self.notch is None else self.notch if isinstance(self.notch, (int, float)) else tuple(self.notch)
         reference = reference if isinstance(reference, str) or reference is None else tuple(reference)
-        return Settings(datatype, (band[0], band[1]), notch, sfreq, types, reference, bad_channels, self)
+        return Settings(datatype, (band[0], band[1]), notch, sfreq, types, reference, quality, self)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`Recording` with every "auto" replaced."""
+    """`Recording` with every "auto" replaced, and what of `marks.Quality` matters when recordings are read."""
 
     datatype: str
     band: tuple[float | None, float | None]
@@ -114,7 +115,7 @@ class Settings:
     sfreq: float | None
     types: tuple[str, ...]
     reference: str | tuple[str, ...] | None
-    bad_channels: str
+    quality: Quality
     asked: Recording
 
     def mains(self, sfreq: float) -> list[float]:
@@ -155,10 +156,16 @@ def recordings(folder: Path, datatype: str, *, files: Sequence[BIDSFile]) -> lis
     return sorted(found, key=BIDSFile.order)
 
 
-def open_recording(file: BIDSFile, *, root: Path, settings: Settings) -> Any:
+def open_recording(file: BIDSFile, *, root: Path, settings: Settings) -> tuple[Any, Timing | None]:
     """Open a recording without reading its signals: bad channels, bad spans, types and positions are in it.
 
     Marks in the file itself count beside those of ``channels.tsv`` and ``events.tsv``.
+
+    Returns
+    -------
+    tuple
+        `mne.io.BaseRaw` with the channels of the types asked for; and of EDF and BDF when its samples were taken, for
+        there may be gaps between them.
 
     Raises
     ------
@@ -185,8 +192,27 @@ def open_recording(file: BIDSFile, *, root: Path, settings: Settings) -> Any:
         raise ValueError(f"{file.path}: expected channels of type {' or '.join(settings.types)}, got "
                          f"{', '.join(sorted(set(there)))}. Correct its channels.tsv, study.datatype or "
                          "study.recording.picks.")
-    raw.pick([name for name, kind in zip(raw.ch_names, there, strict=True) if kind in settings.types])
-    return raw if settings.datatype == "meg" else _with_positions(raw, settings.asked.montage, path=file.path)
+    chosen = [name for name, kind in zip(raw.ch_names, there, strict=True) if kind in settings.types]
+    when = None
+    if file.extension.lower() in (".edf", ".bdf"):
+        when = _mended(raw, chosen, path=file.path, unit=settings.quality.unit)
+    raw.pick(chosen)
+    if settings.datatype == "eeg":
+        raw = _with_positions(raw, settings.asked.montage, path=file.path)
+    return raw, when
+
+
+def _mended(raw: Any, chosen: list[str], *, path: Path, unit: str | None) -> Timing:
+    """Make of an EDF or BDF what its header says; spans that the table of events calls bad stay where there are gaps."""
+    bad = [(onset - raw.first_time, duration, text) for onset, duration, text in zip(
+        raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True)
+        if str(text).upper().startswith("BAD")]
+    when = mend_edf(raw, path=path, channels=chosen, unit=unit)
+    if len(when.joints):
+        for onset, duration, text in bad:
+            start, stop = (max(0, int(when.samples(np.array([time]))[0])) for time in (onset, onset + duration))
+            raw.annotations.append(start / when.sfreq + raw.first_time, max(0, stop - start) / when.sfreq, text)
+    return when
 
 
 def _with_positions(raw: Any, montage: str | None, *, path: Path) -> Any:
@@ -229,10 +255,10 @@ def units_of(types: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run of which epochs are cut: the recording, and the times (s) of its events."""
+    """A run of which epochs are cut: the recording, and the samples of its events, counted from its first."""
 
     file: BIDSFile
-    times: np.ndarray
+    samples: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,18 +288,18 @@ class BIDSSession:
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield blocks ``(n, C, T)`` float32 (V, T or T/m)."""
         for run in self.runs:
-            raw = open_recording(run.file, root=self.root, settings=self.settings)
+            raw, _ = open_recording(run.file, root=self.root, settings=self.settings)
             with naming(run.file.path):
                 raw.load_data(verbose="ERROR")
             signals = self._cleaned(raw, path=run.file.path)
-            yield from epochs(signals, run.times, sfreq=float(raw.info["sfreq"]), to=self.sfreq,
+            yield from epochs(signals, run.samples, sfreq=float(raw.info["sfreq"]), to=self.sfreq,
                               asked=self.settings.asked)
 
     def _cleaned(self, raw: Any, *, path: Path) -> np.ndarray:
         """Return the signals ``(C, n)`` of the channels that are taken: mended, referenced and filtered."""
         settings = self.settings
-        bads = honour_bad_channels(raw, policy=settings.bad_channels, what=str(path))
-        if settings.bad_channels == "drop":
+        bads = honour_bad_channels(raw, policy=settings.quality.bad_channels, what=str(path))
+        if settings.quality.bad_channels == "drop":
             raw.drop_channels(bads)
         raw.info["bads"] = []  # what is kept takes part in the reference
         if settings.reference is not None:
@@ -296,19 +322,19 @@ class BIDSSession:
         return signals
 
 
-def epochs(signals: np.ndarray, times: np.ndarray, *, sfreq: float, to: float,
+def epochs(signals: np.ndarray, samples: np.ndarray, *, sfreq: float, to: float,
            asked: Recording) -> Iterator[np.ndarray]:
     """Cut epochs and bring them to another rate, with a low-pass filter against aliasing.
 
-    An epoch is cut about the sample nearest to its event and resampled by itself, so that the event lies on a sample
-    whatever the two rates are (`scipy.signal.resample_poly`: zero phase).
+    An epoch is cut about the sample of its event and resampled by itself, so that the event lies on a sample whatever
+    the two rates are (`scipy.signal.resample_poly`: zero phase).
 
     Parameters
     ----------
     signals
         ``(C, n)`` of a whole run.
-    times
-        When events were (s after the first sample).
+    samples
+        ``(n,)`` whole numbers: where events were, counted from the first sample.
     sfreq, to
         Samples per second of the run and of the epochs.
     asked
@@ -327,7 +353,6 @@ def epochs(signals: np.ndarray, times: np.ndarray, *, sfreq: float, to: float,
     start = p * int(np.floor((first * p / q - reach) / p))
     stop = int(np.ceil(last * p / q)) + reach + 1
     begin = first - start * q // p
-    samples = np.rint(times * sfreq).astype(int)
     window = np.arange(start, stop)
     n_at_once = max(1, _BLOCK_BYTES // (8 * len(signals) * len(window)))
     base = None if asked.baseline is None else sample_range(*asked.baseline, sfreq=to)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.studies.bids_files import read_table, wanted_values
+from brain2img.studies.edf import Timing
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,8 @@ class Events:
             table[column] = pd.to_numeric(table[column], errors="coerce") if column in table else np.nan
         return table.assign(stimulus=table[self.stimulus_column]).reset_index(drop=True)
 
-    def times(self, events: pd.DataFrame, *, sfreq: float, path: Path) -> np.ndarray:
-        """Return when events were (s after the first sample of the recording).
+    def samples(self, events: pd.DataFrame, *, sfreq: float, path: Path, when: Timing | None = None) -> np.ndarray:
+        """Return at which samples of the recording events were, whole numbers from 0.
 
         Parameters
         ----------
@@ -100,29 +101,32 @@ class Events:
             Rate of the recording (Hz).
         path
             Their file.
+        when
+            When the samples were taken, of a recording that may have gaps; -1 is returned for an event in one.
 
         Raises
         ------
         ValueError
             If a time is missing, or onsets and samples disagree by more than one sample and the rounding of a ms.
         """
-        samples = pd.to_numeric(events["sample"], errors="coerce") if "sample" in events else None
+        said = pd.to_numeric(events["sample"], errors="coerce") if "sample" in events else None
         if self.timing == "sample":
-            if samples is None:
+            if said is None:
                 raise ValueError(f"{path}: expected the column 'sample', by study.events.timing, got none. Set "
                                  "study.events.timing=onset.")
-            return self._known(samples / sfreq, events, column="sample", path=path)
+            return np.rint(self._known(said, events, column="sample", path=path)).astype(np.int64)
         onsets = self._known(events["onset"], events, column="onset", path=path)
-        if self.timing == "auto" and samples is not None and samples.notna().any():
-            apart = np.abs(onsets - samples.to_numpy(dtype=float) / sfreq)
-            if np.nanmax(apart) > 1 / sfreq + 1e-3:
+        samples = np.rint(onsets * sfreq).astype(np.int64) if when is None else when.samples(onsets)
+        if self.timing == "auto" and said is not None and said.notna().any():
+            apart = np.abs(samples - said.to_numpy(dtype=float))
+            if np.nanmax(apart) > 1 + 1e-3 * sfreq:
                 worst = int(np.nanargmax(apart))
                 raise ValueError(
                     f"{path}: expected columns onset and sample that agree at {sfreq:g} Hz, got onset "
-                    f"{onsets[worst]:g} s and sample {samples.iloc[worst]:g} ({samples.iloc[worst] / sfreq:g} s) in "
-                    f"line {events['line'].iloc[worst]}. Choose the one that is right with study.events.timing=onset "
-                    "or sample.")
-        return onsets
+                    f"{onsets[worst]:g} s (sample {samples[worst]}) and sample {said.iloc[worst]:g} in line "
+                    f"{events['line'].iloc[worst]}. Choose the one that is right with study.events.timing=onset or "
+                    "sample.")
+        return samples
 
     def _known(self, values: pd.Series, events: pd.DataFrame, *, column: str, path: Path) -> np.ndarray:
         unknown = events.loc[values.isna() | ~np.isfinite(values.astype(float)), "line"]

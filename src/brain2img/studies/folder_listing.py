@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -38,8 +39,7 @@ def _children(folder: Path, *, name: str) -> list[Path]:
         if is_clutter(child.name) or not fnmatchcase(plain := _plain(child.name), pattern):
             continue
         if plain in found:
-            raise ValueError(f"{folder}: expected names that differ in more than capitals, got {found[plain].name!r} "
-                             f"and {child.name!r}. Remove or rename the one that does not belong there.")
+            raise _twins(folder, found[plain].name, child.name)
         found[plain] = child
     return list(found.values())
 
@@ -98,13 +98,28 @@ def spelled(path: Path, *, under: Path) -> Path:
     place = under
     for part in path.relative_to(under).parts:
         if not (place / part).exists():
-            found = [child for child in (_children(place, name="*") if place.is_dir() else ())
-                     if _plain(child.name) == _plain(part)]
+            found = _spellings(place, place.stat().st_mtime_ns).get(_plain(part), []) if place.is_dir() else []
             if not found:
                 return path
-            part = found[0].name
+            if len(found) > 1:
+                raise _twins(place, *found[:2])
+            part = found[0]
         place = place / part
     return place
+
+
+@lru_cache(maxsize=1024)
+def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Return plain name -> how it is spelled in a folder that was last changed then."""
+    found: dict[str, list[str]] = {}
+    for child in sorted(folder.iterdir()):
+        found.setdefault(_plain(child.name), []).append(child.name)
+    return found
+
+
+def _twins(folder: Path, first: str, second: str) -> ValueError:
+    return ValueError(f"{folder}: expected names that differ in more than capitals, got {first!r} and {second!r}. "
+                      "Remove or rename the one that does not belong there.")
 
 
 def write_not_read(out: Path, raw: Path, *, read: Iterable[Path]) -> pd.DataFrame:

@@ -150,7 +150,8 @@ def good_events(raw: Any, samples: np.ndarray, *, tmin: float, tmax: float, poli
     Returns
     -------
     numpy.ndarray
-        ``(n,)`` of str: "" where the trial is good (all are where the policy is to keep them), else why it is not.
+        ``(n,)`` of str: "" where the trial is good, else why it is not. Where the policy is to keep them, all are good
+        but those that reach over a joint, for these hold two times.
 
     Raises
     ------
@@ -160,14 +161,16 @@ def good_events(raw: Any, samples: np.ndarray, *, tmin: float, tmax: float, poli
     sfreq = raw.info["sfreq"]
     first, last = samples + round(tmin * sfreq), samples + round(tmax * sfreq)
     reasons = np.full(len(samples), "", dtype=object)
+    joint = np.zeros(len(samples), dtype=bool)
     for onset, duration, text in zip(raw.annotations.onset, raw.annotations.duration, raw.annotations.description,
                                      strict=True):
         if not str(text).lower().startswith("bad"):
             continue
         begin, end = (round((time - raw.first_time) * sfreq) for time in (onset, onset + duration))
         over = (first < begin) & (begin <= last) if duration == 0 else (first <= end) & (begin <= last)
+        joint |= over & (duration == 0)
         reasons[over & (reasons == "")] = f"overlaps {text}"
-    return _by_policy(reasons, policy=policy, what=what)
+    return _by_policy(reasons, policy=policy, what=what, never=joint)
 
 
 def good_epochs(epochs: Any, *, policy: str, what: str) -> np.ndarray:
@@ -199,15 +202,16 @@ def good_epochs(epochs: Any, *, policy: str, what: str) -> np.ndarray:
     return _by_policy(reasons, policy=policy, what=what)
 
 
-def _by_policy(reasons: np.ndarray, *, policy: str, what: str) -> np.ndarray:
+def _by_policy(reasons: np.ndarray, *, policy: str, what: str, never: np.ndarray | None = None) -> np.ndarray:
     bad = reasons != ""
     if policy == "refuse" and bad.any():
         raise ValueError(f"{what}: expected no trial in a span marked as bad, got {bad.sum()} of {len(bad)} (trial "
                          f"{int(np.argmax(bad))} {reasons[bad][0]}). Set study.quality.bad_spans=drop or keep.")
-    if policy == "keep" and bad.any():
-        log.warning("%s: %d of %d trials overlap a span marked as bad; they are kept, as set", what, bad.sum(),
+    kept = bad & ~(np.zeros(len(bad), dtype=bool) if never is None else never)
+    if policy == "keep" and kept.any():
+        log.warning("%s: %d of %d trials overlap a span marked as bad; they are kept, as set", what, kept.sum(),
                     len(bad))
-        return np.full(len(bad), "", dtype=object)
+        return np.where(kept, "", reasons)
     return reasons
 
 
