@@ -14,8 +14,8 @@ from bids_raw import AFFINE, SHAPE, Betas, beta, save
 from brain2img.data.prepared import PreparedStudy
 from brain2img.studies.bids_betas import BIDSBetas
 
-MASK = "derivatives/glm/sub-{subject}/anat/sub-{subject}_space-T1w_desc-brain_mask.nii.gz"
-ATLAS = "derivatives/glm/sub-{subject}/anat/sub-{subject}_space-T1w_dseg.nii.gz"
+MASK = "derivatives/glm/sub-*/anat/sub-*_space-T1w_desc-brain_mask.nii.gz"
+ATLAS = "derivatives/glm/sub-*/anat/sub-*_space-T1w_dseg.nii.gz"
 
 
 def prepare(root: Path, out: Path, **changes) -> PreparedStudy:
@@ -78,7 +78,7 @@ def test_another_grid_of_the_same_shape_is_refused(data, copy, tmp_path, what):
         path = Betas(copy).path("01", "2", "1", "space-T1w_betas.nii.gz")
         values = np.moveaxis(data.maps(data.shown["01", "2", "1"]), 0, -1)
     else:
-        path = copy / {"mask": MASK, "atlas": ATLAS}[what].format(subject="01")
+        path = copy / {"mask": MASK, "atlas": ATLAS}[what].replace("sub-*", "sub-01")
         values = getattr(data, what)
     save(values, path, affine=moved)
     with pytest.raises(ValueError, match=rf"{path.name}: expected the voxels of .*_ses-1_task-look_run-1_space-T1w"):
@@ -166,7 +166,7 @@ def test_masks(data, copy, tmp_path, caplog):
     assert "sub-01: 1 of 24 voxels of the mask are NaN in a file and are left out" in caplog.text
     study = prepare(copy, tmp_path / "nonzero", voxels={"mask": "nonzero"})
     assert study.specs["sub-01"].n_channels == np.prod(SHAPE) - 2
-    mask = copy / MASK.format(subject="01")
+    mask = copy / MASK.replace("sub-*", "sub-01")
     second = mask.with_name(mask.name.replace("desc-brain", "desc-visual"))
     shutil.copy(mask, second)
     with pytest.raises(ValueError, match=r"sub-01: expected masks of one kind in the space of the maps .* got brain, "
@@ -182,7 +182,7 @@ def test_masks(data, copy, tmp_path, caplog):
 
 
 def test_an_atlas_without_names(data, copy, tmp_path):
-    table = (copy / ATLAS.format(subject="01")).with_suffix("").with_suffix(".tsv")
+    table = (copy / ATLAS.replace("sub-*", "sub-01")).with_suffix("").with_suffix(".tsv")
     pd.DataFrame({"index": [3], "name": ["V1"]}).to_csv(table, sep="\t", index=False)
     with pytest.raises(ValueError, match=r"dseg.tsv: expected names of all labels of .*, got none of \[7\]"):
         prepare(copy, tmp_path / "a", voxels={"atlas": ATLAS})
@@ -243,7 +243,7 @@ def test_several_derivatives_suffixes_and_spaces_are_told_apart(data, copy, tmp_
 def test_the_identity_of_the_raw_files(data, copy):
     first = BIDSBetas().raw_id(data.root)
     assert first == BIDSBetas().raw_id(copy)
-    mask = copy / MASK.format(subject="01")
+    mask = copy / MASK.replace("sub-*", "sub-01")
     save(1 - data.mask, mask)
     ids = [first, BIDSBetas(voxels={"mask": MASK}).raw_id(copy), BIDSBetas(voxels={"mask": MASK}).raw_id(data.root)]
     path = next(copy.rglob("*_events.tsv"))

@@ -67,7 +67,7 @@ class Voxels:
     Parameters
     ----------
     mask
-        Volume, relative to the dataset, "{subject}" standing for the label; "nonzero": voxels that are finite and not 0
+        Volume, relative to the dataset, "sub-*" standing for the subject; "nonzero": voxels that are finite and not 0
         in the first map of every file. None: the masks of the derivative in the space of the maps, where there is one
         kind; their common voxels are taken.
     atlas
@@ -91,10 +91,10 @@ class Voxels:
         value = getattr(self, setting)
         if value is None or value == NONZERO:
             return None
-        path = root / str(value).replace("{subject}", subject)
+        path = root / str(value).replace("sub-*", f"sub-{subject}")
         if not path.is_file():
             raise ValueError(f"{path}: expected a file, by study.voxels.{setting}, got no such file. Correct "
-                             f"study.voxels.{setting}; {{subject}} stands for the label of a subject.")
+                             f"study.voxels.{setting}; sub-* stands for the subject.")
         return path
 
 
@@ -259,7 +259,7 @@ class BIDSBetas(Study):
             raise ValueError(
                 f"{derivative / f'sub-{subject}'}: expected masks of one kind in the space of the maps "
                 f"({of.path.name}), got {', '.join(kinds) or 'none'}. Name one with study.voxels.mask=<file>, "
-                f"{{subject}} standing for the label, or take study.voxels.mask={NONZERO}.")
+                f"sub-* standing for the subject, or take study.voxels.mask={NONZERO}.")
         return [file.path for file in found]
 
     def _trials(self, root: Path, derivative: Path, file: BIDSFile, *, of: Sequence[BIDSFile]
