@@ -129,12 +129,12 @@ class BIDS(Study):
         notes = [*shown.notes, *self._differences(found)]
         self._list(root, out, runs, stimuli)
         writer = PreparedWriter(out, study=self.name, any_amplitude=self.quality.amplitudes == "keep")
-        for subject, mine in found.items():
+        for subject, whole in found.items():
             if not writer.has_subject(subject):
                 table = trials[subject]
-                sessions = [self._session(root, rows, mine) for _, rows in table.groupby(
+                sessions = [self._session(root, rows, whole) for _, rows in table.groupby(
                     table["session"].fillna(""), sort=False)]
-                writer.add_sessions(mine.spec, trials=table, sessions=sessions, jobs=self.jobs)
+                writer.add_sessions(whole.spec, trials=table, sessions=sessions, jobs=self.jobs)
         writer.finish(stimuli, image_size=self.pictures.image_size, notes=notes)
 
     def _recordings(self, root: Path) -> dict[str, list[BIDSFile]]:
