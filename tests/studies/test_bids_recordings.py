@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from bids_raw import Dataset, response, weights
 from edf_gaps import begin_records_at, room
+from mne.io.constants import FIFF
 
 from brain2img.data.prepared import PreparedStudy
 from brain2img.studies.bids import BIDS
+from brain2img.studies.bids_files import BIDSFile
 from brain2img.studies.bids_recordings import Recording, epochs
 
 PLAIN = {"band": None, "sfreq": None, "reference": None}
@@ -332,6 +334,59 @@ def test_the_identity_of_the_raw_files(eeg, copy):
     recording = next(copy.rglob("*.eeg"))
     recording.write_bytes(recording.read_bytes() + b"0")
     assert len({first, second, study.raw_id(copy)}) == 3
+
+
+@pytest.mark.slow
+def test_ctf_as_the_study_of_things_meg_prepares_it(tmp_path, monkeypatch):
+    from brain2img.data.simulate import things_meg_files as files
+    from brain2img.studies import scenes
+    from brain2img.studies.things_meg import ThingsMEG
+
+    monkeypatch.setattr(scenes, "N_TEST", 4)
+    for name in ("scenes", "things", "raw"):
+        (tmp_path / name).mkdir()
+    scenes.Scenes("meg", snr=1.0, n_subjects=1, n_train=20, n_val=4, repetitions={"test": 2}, n_sessions=2,
+                  recording={"sfreq": 200.0, "tmin": -0.1, "tmax": 1.305}).prepare(None, tmp_path / "scenes")
+    source = PreparedStudy(tmp_path / "scenes", finished=False)
+    files.write_images(tmp_path / "raw" / "object_images", source)
+    files.write_recordings(tmp_path / "raw", source)
+    ThingsMEG(form="ctf", subjects=[1], n_sessions=2, zero_shot=False, n_val_concepts=1).prepare(
+        tmp_path / "raw", tmp_path / "things")
+    known = PreparedStudy(tmp_path / "things", finished=False)
+    design = known.trials.groupby(["session", "run"])
+    for path in sorted((tmp_path / "raw").rglob("*_events.tsv")):
+        session, run = (int(BIDSFile.of(path).entities[key]) for key in ("ses", "run"))
+        shown = design.get_group((session, run)).set_index("onset")["stimulus_id"]
+        table = pd.read_csv(path, sep="\t")
+        table["stim_file"] = [shown.get(sample / 1200) for sample in table["sample"]]
+        table.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    study = prepare(tmp_path / "raw", tmp_path / "bids", datatype="meg", stimuli={"folder": "object_images"},
+                    events={"timing": "sample"}, recording={"tmin": -0.1, "tmax": 1.3, "baseline": [-0.1, 0]})
+    assert [Path(s).stem for s in study.trials["stimulus_id"]] == known.trials["stimulus_id"].tolist()
+    (spec, *_), (other, *_) = study.specs.values(), known.specs.values()
+    assert (spec.units, spec.filtered) == ("T", "0.1-40 Hz")
+    order = [spec.ch_names.index(name) for name in other.ch_names]
+    np.testing.assert_allclose(spec.positions[order], other.positions, atol=1e-6)
+    x, y = study.signals(spec.subject)[:, order], known.signals(other.subject)
+    assert np.abs(x - y).max() < 0.02 * np.abs(y).max()
+    assert np.corrcoef(x.ravel(), y.ravel())[0, 1] > 0.9995
+
+
+def test_magnetometers_and_gradiometers(tmp_path):
+    data = Dataset(tmp_path / "raw", datatype="meg", form="FIF", sfreq=300.0, n_stimuli=8).write()
+    path = next(data.root.rglob("*_meg.fif"))
+    raw = mne.io.read_raw_fif(path, preload=True, verbose="ERROR")
+    for channel in raw.info["chs"][::2]:
+        channel["coil_type"], channel["unit"] = FIFF.FIFFV_COIL_VV_PLANAR_T1, FIFF.FIFF_UNIT_T_M
+    raw.save(path, overwrite=True, verbose="ERROR")
+    channels = next(data.root.rglob("*_channels.tsv"))
+    table = pd.read_csv(channels, sep="\t")
+    table.loc[::2, ["type", "units"]] = ["MEGGRADPLANAR", "T/m"]
+    table.to_csv(channels, sep="\t", index=False, na_rep="n/a")
+    spec = prepare(data, tmp_path / "both").specs["sub-01"]
+    assert (spec.ch_types, spec.units) == (("grad", "mag") * 6, "T/m and T")
+    grad = prepare(data, tmp_path / "grad", recording={**PLAIN, "picks": "grad"}).specs["sub-01"]
+    assert (grad.ch_names, grad.units) == (spec.ch_names[::2], "T/m")
 
 
 def test_a_damaged_recording_is_named(copy, tmp_path):

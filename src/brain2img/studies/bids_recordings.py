@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -197,6 +198,8 @@ def open_recording(file: BIDSFile, *, root: Path, settings: Settings) -> tuple[A
     if file.extension.lower() in (".edf", ".bdf"):
         when = _mended(raw, chosen, path=file.path, unit=settings.quality.unit)
     raw.pick(chosen)
+    if file.extension == ".ds":  # the serial number of the system ("MLC11-1609") is no part of the name
+        raw.rename_channels(lambda name: re.sub(r"-\d+$", "", name))
     if settings.datatype == "eeg":
         raw = _with_positions(raw, settings.asked.montage, path=file.path)
     return raw, when
