@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from brain2img.artifacts import (
     write_json,
     write_table,
 )
+from brain2img.data.amplitudes import SI, check_amplitude
 from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.same_stimuli import content, notice
 from brain2img.data.sessions import Session, write_sessions
@@ -40,6 +42,25 @@ STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "catego
                     "content", "same_as")
 SPLITS = ("train", "val", "test")
 _IMAGES_AT_A_TIME = 64
+#: Type of channels without one, by their unit.
+_TYPES = {"V": "eeg", "T": "mag", "T/m": "grad"}
+_CURE = ("Correct the unit in the files, or, where you know that the numbers are right, go on with "
+         "study.quality.amplitudes=keep")
+
+
+@dataclass(frozen=True, eq=False)
+class _Plausible:
+    """Reads a session and refuses blocks of an amplitude that no head has, before they are written."""
+
+    session: Session
+    ch_types: Sequence[str]
+    what: str
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        for block in self.session():
+            if block.ndim == 3 and block.shape[1] == len(self.ch_types):  # other shapes are refused where it is written
+                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=_CURE)
+            yield block
 
 
 class PreparedWriter:
@@ -51,11 +72,14 @@ class PreparedWriter:
         Existing working folder.
     study
         Name of the study.
+    any_amplitude
+        Whether EEG and MEG may have amplitudes that no head has (see `brain2img.data.amplitudes`).
     """
 
-    def __init__(self, out: Path, *, study: str) -> None:
+    def __init__(self, out: Path, *, study: str, any_amplitude: bool = False) -> None:
         self.out = Path(out)
         self.study = study
+        self.any_amplitude = any_amplitude
         self._subjects = self.out / "subjects"
         self._subjects.mkdir(exist_ok=True)
 
@@ -78,7 +102,7 @@ class PreparedWriter:
         Raises
         ------
         ValueError
-            If shapes disagree, or a trial holds NaN or infinite values.
+            If shapes disagree, a trial holds NaN or infinite values, or amplitudes are implausible.
         """
         self._add(spec, trials=trials, counts={"": len(trials)}, sessions=[lambda: signals], jobs=1)
 
@@ -117,6 +141,10 @@ class PreparedWriter:
             if column not in trials:
                 trials[column] = None
         trials = trials[list(TRIAL_COLUMNS)]
+        if spec.modality in ("eeg", "meg") and spec.units in SI and not spec.whitened and not self.any_amplitude:
+            sessions = [_Plausible(session, ch_types=spec.ch_types or (_TYPES[spec.units],) * spec.n_channels,
+                                   what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}")
+                        for session, label in zip(sessions, counts, strict=True)]
         write_sessions(self.out / f"signals_{name}.npy", shape=(len(trials), spec.n_channels, spec.n_times),
                        names=list(counts), counts=list(counts.values()), sessions=sessions, jobs=jobs,
                        identity=digest([spec.to_json(), trials.astype(str).to_dict("list")]),

@@ -50,8 +50,17 @@ def caption(cfg: DictConfig) -> list[Path]:
         raise ValueError("captioner: expected at least one, got none. Choose some, as in captioner=[prefix_small], or "
                          "leave caption out of stages=[...].")
     asked = asked_predictions(cfg, captioners, group="captioner")
+    for key in [key for key, captioner in captioners.items() if captioner.fits]:
+        if _without_captions(cfg, next(iter(asked.values()))):
+            log.warning("caption %s: left out, for the training stimuli have no captions to learn from", key)
+            del captioners[key]
     # popped, so that one model at a time is in memory
     return [path for key in list(captioners) for path in _caption(key, captioners.pop(key), asked, cfg=cfg)]
+
+
+def _without_captions(cfg: DictConfig, predictions: Predictions) -> bool:
+    table = fold_run(cfg, predictions, predictions.rows["run"].iloc[0]).data().study.stimulus_table
+    return not any(len(captions) for captions in table["captions"])
 
 
 def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *, cfg: DictConfig) -> list[Path]:

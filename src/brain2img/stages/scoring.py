@@ -211,9 +211,9 @@ class MemberScores:
     def _captions(self, said: Captions) -> Callable[[np.ndarray, list[str]], dict[str, Any]]:
         def parts(places: np.ndarray, ids: list[str]) -> dict[str, Any]:
             table = self.prepared.stimuli_of(ids).table
+            true = [[] if c is None else list(c) for c in table["captions"]]
             return {"captions": said.captions(places), "specs": self.predictions["decoded"].specs,
-                    "gallery_attributes": table["attributes"].tolist(),
-                    "gallery_captions": [[] if c is None else list(c) for c in table["captions"]]}
+                    "gallery_attributes": table["attributes"].tolist(), "gallery_captions": true if any(true) else None}
         return parts
 
     def _score(self, output: _Output, subject: str, *, seed: int | None) -> Tables:
@@ -258,6 +258,8 @@ class MemberScores:
 def _fits(metric: Metric, decoded: Decoded, *, of: str) -> bool:
     """Tell whether a metric is about `of`, and all it needs is there."""
     about = {need for need in metric.needs if need in (IMAGES, CAPTIONS)} or {EMBEDDINGS}
+    if of == CAPTIONS and decoded.gallery_captions is None and not metric.needs_attributes:
+        return False  # the study has no captions to compare with
     there: Mapping[str, Any] = decoded.features if of == IMAGES else decoded.embeddings
     return about == {of} and all(need in there for need in metric.needs if need not in ("*", IMAGES, CAPTIONS))
 
