@@ -20,7 +20,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator, Tensor, nn
 
-from brain2img.artifacts import reading, writing
+from brain2img.artifacts import read_torch_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +162,7 @@ class _State:
 
     def _load(self) -> None:
         again = f"Move {self.path.parent} away to begin anew."
-        with reading(self.path, "a whole checkpoint", advice=again):
-            stored = torch.load(self.path, weights_only=True)
+        stored = read_torch_file(self.path, what=f"checkpoint {self.path}", cure=again)
         shapes = {k: tuple(v.shape) for k, v in self.model.state_dict().items()}
         got = {k: tuple(v.shape) for k, v in stored["model"].items()}
         if stored["plan"] != vars(self.plan) or got != shapes:

@@ -157,7 +157,7 @@ def test_full_disk(command, trained, monkeypatch):
 
 
 def test_targets_outside_the_package_are_refused(command):
-    refused(command("scripts/embed.py", "study._target_=os.system"), "expected a class of this package")
+    refused(command("scripts/embed.py", "study._target_=os.system"), "expected a class of brain2img.*, got 'os.system'")
 
 
 def test_misspelt_argument_of_a_part(command, digits):

@@ -7,6 +7,7 @@ killed stage never leaves something that looks whole.
 
 from brain2img.artifacts.arrays import ArrayWriter, EmbeddingCache
 from brain2img.artifacts.captions import Captions
+from brain2img.artifacts.checkpoints import read_torch_file
 from brain2img.artifacts.content import check_content, compare_on_opening
 from brain2img.artifacts.files import (
     begin_array,
@@ -52,5 +53,5 @@ __all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstr
            "begin_array", "below", "check_content", "check_name", "check_room", "claim", "compare_on_opening",
            "differences", "digest", "file_digest", "git_commit", "is_whole_png", "keep_contents", "open_folder",
            "read_array", "read_arrays", "read_begun", "read_json", "read_manifest", "read_picture", "read_table",
-           "read_tensors", "reading", "release_all", "replace_folder", "safe_name", "seal_holds", "stored_at",
-           "versions", "waiting", "write_array", "write_json", "write_rows", "write_table", "writing"]
+           "read_tensors", "read_torch_file", "reading", "release_all", "replace_folder", "safe_name", "seal_holds",
+           "stored_at", "versions", "waiting", "write_array", "write_json", "write_rows", "write_table", "writing"]

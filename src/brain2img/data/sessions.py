@@ -9,8 +9,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,8 +116,9 @@ def _filled(todo: dict[int, _Rows], sessions: Sequence[Session], *, what: str, j
     running: dict[Future[None], int] = {}
     failed: dict[int, BaseException] = {}
     try:
-        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"),
-                                 initializer=_end_with_the_parent) as pool:
+        context = multiprocessing.get_context("spawn")
+        with _heard(context.Queue()) as records, ProcessPoolExecutor(
+                min(jobs, len(todo)), mp_context=context, initializer=_begin, initargs=(records,)) as pool:
             while True:
                 # no more than run: futures that are cancelled while they wait are never reported as done
                 while waiting and not failed and len(running) < jobs:
@@ -134,6 +138,33 @@ def _filled(todo: dict[int, _Rows], sessions: Sequence[Session], *, what: str, j
         raise ValueError(f"{what}: expected processes that write whole sessions, got one that was killed (was it "
                          "out of memory?). Lower jobs, then run the same command again: whole sessions are kept."
                          ) from error
+
+
+class _Here(logging.Handler):
+    """Logs a record of another process as if it had been made in this one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
+
+
+@contextmanager
+def _heard(records: Any) -> Iterator[Any]:
+    """Log what processes put into `records`, where each warning is shown once for all of them."""
+    listener = QueueListener(records, _Here())
+    listener.start()
+    try:
+        yield records
+    finally:
+        listener.stop()
+        records.close()
+
+
+def _begin(records: Any) -> None:
+    """Let the parent log what is logged and warned of in this process, and end when the parent ends."""
+    logging.getLogger().handlers = [QueueHandler(records)]
+    logging.getLogger().setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    _end_with_the_parent()
 
 
 def _end_with_the_parent() -> None:

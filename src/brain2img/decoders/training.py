@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brain2img.artifacts import reading
+from brain2img.artifacts import read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[2]))
 
 
-def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code in it.
 
     Raises
@@ -161,11 +161,11 @@ def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
     ValueError
         If the file is missing, damaged or changed since it was written.
     """
-    with reading(path, "a trained model"):
-        pass  # it is there, a file that this user may read, and as it was written
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path}: expected a whole checkpoint of this project, got one that cannot be read "
-                         f"({reason}). Move it away and train again.") from error
+    if not path.exists():
+        raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
+    found = read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
+    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
+        got = f"one with {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"checkpoint {path}: expected a checkpoint of this project, got {got}. Weights from elsewhere "
+                         "come in by scripts/import_weights.py.")
+    return found

@@ -50,7 +50,13 @@ def _say_errors_plainly() -> None:
 
 
 def check_command_line() -> None:
-    """Answer ``--help``, and end with exit code 1 and one message where ``group=choice`` names no file of ``configs/``.
+    """Let Hydra obey nothing but configs/ and the command line (`composing.guard`), and see to what it does badly.
+
+    Answer ``--help``, and end with exit code 1 and one message where ``group=choice`` names no file of ``configs/``.
+
+    Configurations of older commands are not loaded (``--experimental-rerun``): Hydra reads them as a pickle, which can
+    run code. What a user typed is obeyed: ``--config-dir``, ``--config-path``, ``hydra.searchpath``; what lies there is
+    checked as any other file.
 
     Hydra takes seconds for the first and does not say what there is to choose from for the second.
     """
@@ -61,6 +67,15 @@ def check_command_line() -> None:
         lines = [f"  {folder.name}: {', '.join(_choices(folder))}" for folder in groups if _choices(folder)]
         sys.stdout.write((sys.modules["__main__"].__doc__ or "") + HELP + "\n".join(lines) + "\n")
         sys.exit(0)
+    if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+        sys.stderr.write("--experimental-rerun: expected no file of an older command, got one, which can run code "
+                         "as it is read. Type the settings, or give run=<folder>.\n")
+        sys.exit(1)
+    from brain2img.stages.composing import guard
+
+    guard()
+    if any(argument.startswith(("--config-", "-cd", "-cp", "hydra.searchpath")) for argument in sys.argv[1:]):
+        return  # there are choices elsewhere, too; Hydra names them
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+").partition("=")
         group = group.partition("@")[0]

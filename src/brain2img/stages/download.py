@@ -137,7 +137,7 @@ def download(cfg: DictConfig) -> Path:
     terms = [f"{term['what']}: {term['url']}" for term in config["terms"] if set(term.get("items", items)) & set(items)]
     if not cfg.list:
         _check_accepted(cfg, items, terms, study=study.name)
-    sources = {name: build(config["sources"][name]) for name in {item.source for item in items.values()}}
+    sources = {name: build(config["sources"][name], Source) for name in {item.source for item in items.values()}}
     wanted = list(_wanted(cfg, items, sources, raw))
     log.info("%s -> %s\n%s", study.name, raw, _table(wanted))
     if cfg.list:

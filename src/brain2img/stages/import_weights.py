@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from brain2img.artifacts import file_digest, write_json
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
+from brain2img.decoders.published_weights import PublishedWeights
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build, plain
 from brain2img.stages.train import run_facts, train_fold
@@ -39,7 +40,7 @@ def import_weights(cfg: DictConfig) -> Path:
     folds = list(iterate_folds(config, prepared=prepared))
     if len(folds) != 1:
         raise ValueError(f"import_weights: expected a split with one fold, got {len(folds)}. Set split.kind=study.")
-    layout = build(plain(cfg.layout))
+    layout = build(plain(cfg.layout), PublishedWeights)
     run = folder_of(cfg, "train", cfg.name)
 
     def fill(decoder: Decoder, data: BrainData, folder: Path) -> None:

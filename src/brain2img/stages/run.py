@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from brain2img.artifacts import compare_on_opening, release_all, waiting
 from brain2img.stages.command_line import no_place
+from brain2img.stages.failures import said
+from brain2img.stages.logs import show_libraries
 from brain2img.stages.members import members
+from brain2img.stages.workspace import trust_what_was_typed
 
 log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
@@ -37,23 +41,22 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
     _keep_freed_memory()
     compare_on_opening(bool(cfg.get("verify", True)))
     try:
+        trust_what_was_typed(cfg)
         with waiting(cfg.get("wait", 0)):
             for member in [cfg] if collective else members(cfg):
                 stage(member)
+    except KeyboardInterrupt:
+        log.error("stopped from the keyboard. The same command goes on where it was.")
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         kept = logs.with_name(logs.name.replace("log", "traceback", 1))
-        try:
+        with suppress(OSError):  # a full disk
             kept.write_text(traceback.format_exc())
-            where = f"; the traceback is in {kept}"
-        except OSError:  # a full disk
-            where = ""
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the launcher records which job failed, and goes on with the others
-        if isinstance(error, ValueError):
-            log.error("%s", error)
-        elif isinstance(error, OSError) and error.errno is not None:
-            log.error("%s: expected to read or write it, got %s. Free space or correct the path%s.",
-                      error.filename or "a file", error.strerror, where)
+        message = said(error, kept=kept)
+        if message is not None:
+            log.error("%s", message)
         else:
             log.exception("unexpected %s: this is a defect of brain2img, please report it", type(error).__name__)
         sys.exit(1)
@@ -108,7 +111,5 @@ def _log_to(folder: Path) -> Path:
     root = logging.getLogger()
     root.handlers = [terminal, file]
     root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    for noisy in ("py.warnings", "matplotlib", "fsspec", "lightning.pytorch", "PIL", "himalaya", "httpx", "httpx2"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    show_libraries(terminal, file)
     return path

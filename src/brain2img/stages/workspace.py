@@ -20,23 +20,44 @@ from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subject
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import (
     PARTS,
+    as_data,
     build_data,
     build_decoder,
     build_spaces,
     build_study,
     identity_of_study,
     plain,
+    trust,
 )
+from brain2img.stages.composing import argument
 
 LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "captioner", "prior", "prior_fit",
          "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
 """Settings a run remembers for the stages after it."""
+REMEMBERED = ("split", "data", "decoder", "seed", "study", *PARTS, *LATER)
+"""All that a run can set: not where results go, nor which packages are trusted."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
 
 
 def given_overrides() -> list[str]:
     """Return the overrides of the command line."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def trust_what_was_typed(cfg: DictConfig) -> None:
+    """Let the packages of ``+trusted=[...]`` on the command line define parts; no file can name one.
+
+    Raises
+    ------
+    ValueError
+        If a file does.
+    """
+    typed = [o for o in given_overrides() if o.lstrip("+").startswith("trusted=")]
+    names: list[str] = list(plain(cfg.get("trusted")) or [])
+    if names and not typed:
+        raise ValueError(f"trusted: expected packages that the command line names, got {names} from an experiment. "
+                         "Take it out of that file; if you trust them, type +trusted=[...].")
+    trust(names)
 
 
 def conditions(cfg: DictConfig) -> list[str]:
@@ -220,8 +241,8 @@ def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
     adopted = cfg.copy()
     with open_dict(adopted):
         for key, value in {**manifest["config"], **manifest["later"], "study": manifest["study"]}.items():
-            if (key in cfg or key in LATER) and key not in named:  # a group of which nothing is chosen is not in cfg
-                adopted[key] = value
+            if key in REMEMBERED and key not in named:
+                adopted[key] = as_data(value, what=f"run {folder}, {key}")
         if cfg.name == "default":
             adopted.name = manifest["name"]
     return adopted
@@ -281,7 +302,8 @@ def one_fold(cfg: DictConfig) -> FoldRun:
     if len(runs) > 1 and kind in (*OVER_SUBJECTS, "leave_one_stimulus_out"):
         one = "stimulus" if kind == "leave_one_stimulus_out" else "subject"
         raise ValueError(f"run {runs[0].folder.parent}: expected one model for all subjects, got {len(runs)} folds of "
-                         f"one {one} each. Choose one of them with run={runs[0].folder} name=<of its results>.")
+                         f"one {one} each. Choose one of them with {argument('run', str(runs[0].folder))} and "
+                         "name=<of its results>.")
     return runs[0]
 
 
