@@ -108,6 +108,11 @@ def spelled(path: Path, *, under: Path) -> Path:
     return place
 
 
+def inside(folder: Path, *parts: str) -> Path:
+    """Return what lies in a folder under these names, in any case, as it is spelled on the disk: see `spelled`."""
+    return spelled(folder.joinpath(*parts), under=folder)
+
+
 @lru_cache(maxsize=1024)
 def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
     """Return plain name -> how it is spelled in a folder that was last changed then."""
@@ -173,7 +178,8 @@ def write_not_read(out: Path, raw: Path, *, read: Iterable[Path]) -> pd.DataFram
     table = pd.DataFrame(lines, columns=["path", "n_files", "n_bytes"])
     write_table(out / "not_read.parquet", table)
     if len(table):
-        shown = ", ".join(f"{path} ({n} files)" if path.endswith("/") else path for path, n, _ in lines[:_SHOWN])
+        largest = sorted(lines, key=lambda line: -line[2])[:_SHOWN]  # recordings rather than notes
+        shown = ", ".join(f"{path} ({n} files)" if path.endswith("/") else path for path, n, _ in largest)
         log.warning("%s: %d files there were not read (%s%s); all are listed in not_read.parquet", raw,
                     table["n_files"].sum(), shown, ", ..." if len(table) > _SHOWN else "")
     return table
