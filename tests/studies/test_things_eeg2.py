@@ -374,7 +374,7 @@ def test_names_in_capitals_are_read_and_what_is_not_read_is_listed(raw, tmp_path
     (raw / "._notes.txt").write_bytes(b"x")
     np.testing.assert_array_equal(prepare(raw, tmp_path / "q").signals("sub-01"), expected)
     not_read = pd.read_parquet(tmp_path / "q" / "not_read.parquet")["path"].tolist()
-    assert [path for path in not_read if "preprocessed" not in path] == ["notes.txt"]
+    assert not_read == ["Preprocessed_data_250Hz/", "notes.txt"]
 
 
 def test_trials_cut_off_by_the_end_are_left_out_and_missed(raw, tmp_path, caplog):

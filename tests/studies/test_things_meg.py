@@ -345,7 +345,7 @@ def truncate(raw, name, keep):
     (lambda raw: edit_csv(raw, f"{RUN}_events.tsv", lambda t: t.drop(columns="sample"), "\t"),
      r"run-01_events.tsv: expected the columns sample and value"),
     (lambda raw: edit_csv(raw, f"{RUN}_events.tsv", lambda t: t.assign(sample=t["sample"] + 3000), "\t"),
-     r"run-01_events.tsv, line \d+: expected less than \d+, where a trial ends in sub-.*_meg.ds, as the sample"),
+     r"run-01_events.tsv, line \d+: expected less than \d+, where a trial ends in sub-.*_meg.ds as the sample"),
     (lambda raw: edit_csv(raw, "sourcedata/sample_attributes_P1.csv", lambda t: t[t["session_nr"] == 2]),
      r"sub-BIGMEG1: expected sessions 1 to 2, got \[2\] \(missing: \[1\]\)"),
     (lambda raw: truncate(raw, f"{RUN}_meg.ds/{Path(RUN).name}_meg.meg4", 100_000), r"run-01_meg.ds: expected a whole"),

@@ -202,8 +202,8 @@ def test_names_in_capitals_are_read_and_what_is_not_read_is_listed(copy, tmp_pat
 def test_runs_of_another_compensation_are_refused(copy, tmp_path, monkeypatch):
     from mne.io import BaseRaw
 
-    monkeypatch.setattr(BaseRaw, "compensation_grade", property(lambda self: 3 if "ses-02" in str(self.filenames[0])
-                                                                else 0))
+    monkeypatch.setattr(BaseRaw, "compensation_grade", property(
+        lambda self: 3 if "ses-02" in str(getattr(self, "_filenames", "")) else 0))
     with pytest.raises(ValueError, match=r"ses-02_task-main_run-01_meg\.ds: expected compensation of grade 0, as in "
                                          r"sub-BIGMEG1_ses-01.*_meg\.ds, got grade 3"):
         prepare(copy("ctf"), tmp_path / "p", "ctf")
