@@ -58,8 +58,8 @@ def test_a_session_in_another_unit_is_refused_by_name_before_anything_looks_fini
     signals[10:] *= 1e6
     with pytest.raises(ValueError, match=r"signals of subject 's1', session '2': expected EEG in V .*, got 2\d\.?\d*, "
                                          r"which looks like uV read as V\..*study\.quality\.amplitudes=keep"):
-        write(tmp_path / "a", signals)
-    with pytest.raises(ValueError, match="session '2': expected EEG in V"):
+        write(tmp_path / "a", signals, any_amplitude=False)
+    with pytest.raises(ValueError, match=r"session '2': expected EEG in V .*\. Correct the unit in the files\.$"):
         write(tmp_path / "b", signals, ch_types=())  # channels without a type are of the modality's
     assert not (tmp_path / "a" / "signals_s1.npy").exists()
 

@@ -66,7 +66,7 @@ def test_what_was_not_read_is_listed_and_whole_folders_are_one_line(tmp_path, ca
         table = write_not_read(out, raw, read=[raw / "sub-01" / "a.edf", raw / "x.ds", tmp_path / "elsewhere"])
     assert table.to_numpy().tolist() == [["sub-01/block_2/", 1, 5], ["sub-01/note.txt", 1, 5], ["sub-02/", 2, 10]]
     assert pd.read_parquet(out / "not_read.parquet").equals(table)
-    assert "4 files there were not read (sub-01/block_2/ (1 files), sub-01/note.txt, sub-02/ (2 files))" in caplog.text
+    assert "4 files there were not read (sub-02/ (2 files), sub-01/block_2/ (1 files), sub-01/note.txt)" in caplog.text
 
 
 def test_nothing_is_said_where_everything_was_read(tmp_path, caplog):

@@ -44,8 +44,8 @@ SPLITS = ("train", "val", "test")
 _IMAGES_AT_A_TIME = 64
 #: Type of channels without one, by their unit.
 _TYPES = {"V": "eeg", "T": "mag", "T/m": "grad"}
-_CURE = ("Correct the unit in the files, or, where you know that the numbers are right, go on with "
-         "study.quality.amplitudes=keep")
+_CURE = "Correct the unit in the files"
+_SWITCH = ", or, where you know that the numbers are right, go on with study.quality.amplitudes=keep"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +55,12 @@ class _Plausible:
     session: Session
     ch_types: Sequence[str]
     what: str
+    cure: str
 
     def __call__(self) -> Iterator[np.ndarray]:
         for block in self.session():
             if block.ndim == 3 and block.shape[1] == len(self.ch_types):  # other shapes are refused where it is written
-                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=_CURE)
+                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=self.cure)
             yield block
 
 
@@ -73,10 +74,11 @@ class PreparedWriter:
     study
         Name of the study.
     any_amplitude
-        Whether EEG and MEG may have amplitudes that no head has (see `brain2img.data.amplitudes`).
+        Whether EEG and MEG may have amplitudes that no head has (see `brain2img.data.amplitudes`); None where they may
+        not and the study has no setting `quality.amplitudes` for messages to name.
     """
 
-    def __init__(self, out: Path, *, study: str, any_amplitude: bool = False) -> None:
+    def __init__(self, out: Path, *, study: str, any_amplitude: bool | None = None) -> None:
         self.out = Path(out)
         self.study = study
         self.any_amplitude = any_amplitude
@@ -143,7 +145,8 @@ class PreparedWriter:
         trials = trials[list(TRIAL_COLUMNS)]
         if spec.modality in ("eeg", "meg") and spec.units in SI and not spec.whitened and not self.any_amplitude:
             sessions = [_Plausible(session, ch_types=spec.ch_types or (_TYPES[spec.units],) * spec.n_channels,
-                                   what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}")
+                                   what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}",
+                                   cure=_CURE if self.any_amplitude is None else _CURE + _SWITCH)
                         for session, label in zip(sessions, counts, strict=True)]
         write_sessions(self.out / f"signals_{name}.npy", shape=(len(trials), spec.n_channels, spec.n_times),
                        names=list(counts), counts=list(counts.values()), sessions=sessions, jobs=jobs,

@@ -29,7 +29,7 @@ from brain2img.studies.alljoined_recordings import (
     check_flat,
     markers,
 )
-from brain2img.studies.folder_listing import matching, spelled, write_not_read
+from brain2img.studies.folder_listing import inside, matching, write_not_read
 from brain2img.studies.marks import Quality
 from brain2img.studies.recordings import cap_positions, check_arguments, raw_folder
 
@@ -113,7 +113,7 @@ class Alljoined(Study):
         raw = self._existing(raw)
         pattern = "**/*.edf" if self.form == "edf" else "preprocessed_eeg_*_flat.npy"
         folders = [self._folder(raw, subject) for subject in self.subjects]
-        tables = [path for folder in folders for place in (folder, _in(raw, "preprocessed_eeg", folder.name))
+        tables = [path for folder in folders for place in (folder, inside(raw, "preprocessed_eeg", folder.name))
                   for path in matching(place, "*.parquet")]
         return digest([[[folder.name, str(path.relative_to(folder)), path.stat().st_size]
                         for folder in folders for path in matching(folder, pattern)],
@@ -150,11 +150,11 @@ class Alljoined(Study):
     @staticmethod
     def _names(raw: Path) -> Path:
         """Return where the names of concepts and categories are, if they are there."""
-        return _in(raw, "preprocessed_eeg", "experiment_metadata_categories.parquet")
+        return inside(raw, "preprocessed_eeg", "experiment_metadata_categories.parquet")
 
     def _folder(self, raw: Path, subject: int) -> Path:
         """Return the folder of a subject's recordings: directly below ``raw_eeg`` or one folder further down."""
-        parent = _in(raw, "raw_eeg" if self.form == "edf" else "preprocessed_eeg")
+        parent = inside(raw, "raw_eeg" if self.form == "edf" else "preprocessed_eeg")
         name = f"sub-{subject:02d}"
         for folder in (*matching(parent, name), *matching(parent, f"*/{name}")):
             if folder.is_dir():
@@ -202,8 +202,9 @@ class Alljoined(Study):
     def _edf(self, raw: Path, subject: int) -> _Recording:
         """Look at the recordings of a subject: which presentations have a marker, and where."""
         folder = self._folder(raw, subject)
-        path, design = self._design([_in(folder, "stim_order.parquet"),
-                                     _in(raw, "preprocessed_eeg", folder.name, "stim_order.parquet")], subject=subject)
+        orders = [inside(place, "stim_order.parquet")
+                  for place in (folder, inside(raw, "preprocessed_eeg", folder.name))]
+        path, design = self._design(orders, subject=subject)
         if not set(design["run"]) <= set(range(1, self.n_blocks + 1)):
             raise ValueError(f"{path}: expected blocks 1 to {self.n_blocks}, got {sorted(set(design['run']))}. "
                              "Set study.n_blocks.")
@@ -211,7 +212,7 @@ class Alljoined(Study):
         samples, onsets = pd.Series(-1, index=design.index), pd.Series(np.nan, index=design.index)
         paths: dict[tuple[int, int], Path] = {}
         for session in range(1, self.n_sessions + 1):
-            there = _in(folder, f"session_{session:02d}")
+            there = inside(folder, f"session_{session:02d}")
             if not there.is_dir():
                 raise ValueError(f"{there}: expected a session, got no such folder. Fetch it, or leave subject "
                                  f"{subject} out of study.subjects.")
@@ -245,15 +246,15 @@ class Alljoined(Study):
     def _preprocessed(self, raw: Path, subject: int) -> _Recording:
         """Look at the preprocessed folder of a subject."""
         folder = self._folder(raw, subject)
-        path, design = self._design([_in(folder, "experiment_metadata.parquet"),
-                                     _in(folder, "experiment_metadata_categories.parquet")], subject=subject,
+        path, design = self._design([inside(folder, "experiment_metadata.parquet"),
+                                     inside(folder, "experiment_metadata_categories.parquet")], subject=subject,
                                     columns=["dropped"])
         dropped = design["dropped"].astype(bool)
         trials = design[~dropped].copy()
         times = {}
         for part, file in PARTS.items():
             mine = trials["part"] == part
-            times[part] = check_flat(_in(folder, file), n=int(mine.sum()), table=path)
+            times[part] = check_flat(inside(folder, file), n=int(mine.sum()), table=path)
             trials.loc[mine, "sample"] = np.arange(mine.sum())
         first, second = times.values()
         if not np.allclose(first, second, atol=1e-6):
@@ -264,7 +265,7 @@ class Alljoined(Study):
         return _Recording(trials, left_out=design[dropped].assign(reason="dropped by the authors"),
                           session=lambda rows: FlatSession(folder, tuple(rows["part"]),
                                                            rows["sample"].to_numpy(dtype=int)),
-                          files=(path, *(_in(folder, file) for file in PARTS.values())),
+                          files=(path, *(inside(folder, file) for file in PARTS.values())),
                           spec={"units": "a.u.", "n_times": len(first), "tmin": float(first[0]), "whitened": True,
                                 "filtered": "notch of the amplifier; as published, whitened session by session"})
 
@@ -285,7 +286,7 @@ class Alljoined(Study):
             log.warning("%s: %d training and %d test images are shown, where %d and %d are published", raw, *counts,
                         *N_IMAGES)
         split = splits(concept, test=test, n_val_concepts=self.n_val_concepts, seed=self.seed)
-        files = {stimulus_id: _in(raw, *Path(self.images).parts, f"{stimulus_id}.jpg")
+        files = {stimulus_id: inside(raw, *Path(self.images).parts, f"{stimulus_id}.jpg")
                  for stimulus_id in known["stimulus_id"]}
         stimuli = stimulus_table(files, concepts=concept.tolist(), category_of=category_of)
         stimuli["captions"] = stimuli["captions"].where(~concept.str.fullmatch(_UNNAMED), "").map(list)
@@ -306,10 +307,6 @@ class _Recording:
     session: Callable[[pd.DataFrame], Callable[[], Iterator[np.ndarray]]]
     spec: dict[str, Any]
     files: tuple[Path, ...]
-
-
-def _in(folder: Path, *parts: str) -> Path:
-    return spelled(folder.joinpath(*parts), under=folder)
 
 
 def _named(path: Path) -> tuple[dict[int, str], dict[str, str]]:

@@ -13,17 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from brain2img.artifacts import write_table
+from brain2img.data.file_names import is_junk
 
 log = logging.getLogger(__name__)
 
-#: What operating systems and tools leave in folders without being asked, in lower case.
-CLUTTER = (".ds_store", "._*", "thumbs.db", "desktop.ini", ".git", ".datalad", ".gitattributes", "__macosx", "*~")
 _SHOWN = 5
-
-
-def is_clutter(name: str) -> bool:
-    """Tell whether a file or folder of this name is an operating system's own (``.DS_Store``, ``._*``, ...)."""
-    return any(fnmatchcase(name.lower(), pattern) for pattern in CLUTTER)
 
 
 def _plain(name: str) -> str:
@@ -36,7 +30,7 @@ def _children(folder: Path, *, name: str) -> list[Path]:
     pattern = _plain(name)
     found: dict[str, Path] = {}
     for child in sorted(folder.iterdir()):
-        if is_clutter(child.name) or not fnmatchcase(plain := _plain(child.name), pattern):
+        if is_junk(child.name) or not fnmatchcase(plain := _plain(child.name), pattern):
             continue
         if plain in found:
             raise _twins(folder, found[plain].name, child.name)
@@ -108,6 +102,11 @@ def spelled(path: Path, *, under: Path) -> Path:
     return place
 
 
+def inside(folder: Path, *parts: str) -> Path:
+    """Return what lies in a folder under these names, in any case, as it is spelled on the disk: see `spelled`."""
+    return spelled(folder.joinpath(*parts), under=folder)
+
+
 @lru_cache(maxsize=1024)
 def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
     """Return plain name -> how it is spelled in a folder that was last changed then."""
@@ -148,7 +147,7 @@ def write_not_read(out: Path, raw: Path, *, read: Iterable[Path]) -> pd.DataFram
         any_read = False
         found: list[tuple[str, int, int]] = []
         for child in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if is_clutter(child.name):
+            if is_junk(child.name):
                 continue
             path, real = Path(child.path), os.path.realpath(child.path)
             if real in taken:
@@ -173,7 +172,8 @@ def write_not_read(out: Path, raw: Path, *, read: Iterable[Path]) -> pd.DataFram
     table = pd.DataFrame(lines, columns=["path", "n_files", "n_bytes"])
     write_table(out / "not_read.parquet", table)
     if len(table):
-        shown = ", ".join(f"{path} ({n} files)" if path.endswith("/") else path for path, n, _ in lines[:_SHOWN])
+        largest = sorted(lines, key=lambda line: -line[2])[:_SHOWN]  # recordings rather than notes
+        shown = ", ".join(f"{path} ({n} files)" if path.endswith("/") else path for path, n, _ in largest)
         log.warning("%s: %d files there were not read (%s%s); all are listed in not_read.parquet", raw,
                     table["n_files"].sum(), shown, ", ..." if len(table) > _SHOWN else "")
     return table

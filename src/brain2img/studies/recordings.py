@@ -107,6 +107,20 @@ def places(ch_names: Sequence[str], *, wanted: Sequence[str], path: Path) -> lis
     return [names.index(name.lower()) for name in wanted]
 
 
+def check_multipliers(info: Any, *, chosen: Sequence[int], path: Path) -> None:
+    """Refuse a FIF file whose channels are in multiples of their unit, which MNE reads as the unit itself.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the first such channel.
+    """
+    for channel in (info["chs"][i] for i in chosen):
+        if int(channel["unit_mul"]):
+            raise ValueError(f"{path}: expected channels in their unit, got {channel['ch_name']} in 10^"
+                             f"{int(channel['unit_mul'])} of it (unit_mul). Scale the signals, and set unit_mul to 0.")
+
+
 def cap_positions(ch_names: Sequence[str]) -> np.ndarray:
     """Return where EEG channels are on MNE's template head, ``(C, 3)`` in metres, head coordinates."""
     import mne
