@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest
+from brain2img.data.file_names import is_junk
+from brain2img.data.pictures import picture_files
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.reading import reading
 from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
@@ -103,19 +106,19 @@ class ThingsMEG(Study):
         self.jobs = jobs
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the recordings (too large to be read twice), and of the tables."""
+        """Return a hash of the names and the content of recordings, tables and images."""
         raw = self._existing(raw)
-        files, tables = [], [self._concepts(raw)]
+        files, tables = picture_files(raw / self.images), [self._concepts(raw)]
         for subject in self.subjects:
             tables.append(raw / "sourcedata" / f"sample_attributes_P{subject}.csv")
             if self.form == "epochs":
                 files += sorted(self._epochs_file(raw, subject).parent.glob(f"preprocessed_P{subject}-epo*.fif"))
             else:
                 runs = raw / f"sub-BIGMEG{subject}"
-                files += sorted(runs.glob("ses-*/meg/sub-*.ds/sub-*.*meg4"))
+                files += sorted(p for p in runs.glob("ses-*/meg/sub-*.ds/**/*") if p.is_file() and not is_junk(p.name))
                 tables += sorted(runs.glob("ses-*/meg/sub-*_events.tsv"))
-        return digest([[[str(p.relative_to(raw)), p.stat().st_size] for p in files],
-                       [file_digest(p) for p in tables if p.is_file()]])
+        files += [path for path in tables if path.is_file()]
+        return digest(content_of_files({str(path.relative_to(raw)): path for path in files}))
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the data set's folder `raw`, subject by subject and session by session."""
