@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,23 @@ def _write_toy(folder: Path, *, modality: str, snr: float, seed: int, n_channels
     writer.finish(pd.DataFrame({"stimulus_id": ids, "kind": "image", "concept": ids}),
                   images=rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8))
     return code, ids
+
+
+@pytest.fixture
+def repair():
+    """Return a function that changes the byte in the middle of a file and leaves its size and its time."""
+
+    def change(path: Path) -> None:
+        state = path.stat()
+        with path.open("r+b") as file:
+            file.seek(state.st_size // 2)
+            byte = file.read(1)[0]
+            file.seek(state.st_size // 2)
+            file.write(bytes([byte ^ 1]))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert path.stat().st_size == state.st_size
+
+    return change
 
 
 @pytest.fixture

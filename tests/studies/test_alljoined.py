@@ -381,16 +381,18 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
         Alljoined().prepare(None, tmp_path)
 
 
-def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_place(damaged, raw):
+def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_place(damaged, raw, repair):
     for form in ("edf", "preprocessed"):
         moved = damaged(form)
         first = study(form).raw_id(raw[form])
         assert first == study(form).raw_id(moved)
         recording = next(p for p in sorted(moved.rglob("*")) if p.suffix in (".edf", ".npy"))
-        recording.write_bytes(recording.read_bytes() + b"0")
+        repair(recording)
         second = study(form).raw_id(moved)
+        repair(next(moved.rglob("*.jpg")))
+        third = study(form).raw_id(moved)
         (moved / "preprocessed_eeg" / "experiment_metadata_categories.parquet").unlink()
-        assert len({first, second, study(form).raw_id(moved)}) == 3
+        assert len({first, second, third, study(form).raw_id(moved)}) == 4
 
 
 def test_writers_want_their_window_and_channels(source, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
@@ -425,13 +426,49 @@ def test_a_concept_that_is_trained_and_tested_is_refused(raw, tmp_path):
         prepare(raw, tmp_path / "p")
 
 
-def test_raw_id_changes_with_a_file_and_not_with_the_place(source, raw):
+def test_raw_id_changes_with_a_file_and_not_with_the_place(source, raw, repair):
     before = make().raw_id(source[1])
     assert make().raw_id(raw) == before
-    truncated(raw / TEST)
+    repair(raw / TEST)
     changed = make().raw_id(raw)
+    repair(next(raw.rglob("*.jpg")))
+    pictures = make().raw_id(raw)
     (raw / "image_set" / "things_concepts.tsv").unlink()
-    assert len({before, changed, make().raw_id(raw)}) == 3
+    assert len({before, changed, pictures, make().raw_id(raw)}) == 4
+
+
+def test_a_repaired_file_of_equal_size_is_prepared_and_embedded_again(command, raw, repair, tmp_path):
+    arguments = ["study=things_eeg2", f"raw={raw}", "study.subjects=[1]", "study.n_sessions=2", "study.image_size=16",
+                 "study.repetitions={training:2,test:3}", "study.n_val_concepts=2", "space=[pixels]",
+                 "split.duplicates=keep"]
+
+    def run() -> tuple[int, int, str]:
+        printed = ""
+        for stage in ("prepare", "embed"):
+            code, said = command(f"scripts/{stage}.py", *arguments)
+            assert code == 0, said
+            printed += said
+        outputs = tmp_path / "outputs"
+        return *(len(list((outputs / part).rglob("manifest.json"))) for part in ("prepared", "cache")), printed
+
+    assert run()[:2] == (1, 1)
+    again = run()
+    assert again[:2] == (1, 1)
+    assert again[2].count("finished already") == 2
+    repair(raw / TEST)
+    recording = run()  # the same pictures: their embeddings are used
+    assert recording[:2] == (2, 1)
+    assert recording[2].count("finished already") == 1
+    picture = next(raw.rglob("*_sun/*.jpg"))
+    size, state = picture.stat().st_size, picture.stat()
+    Image.new("RGB", (16, 16), "red").save(picture, quality=50)
+    with picture.open("ab") as file:
+        file.write(bytes(size - file.tell()))
+    os.utime(picture, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert picture.stat().st_size == size
+    changed = run()
+    assert changed[:2] == (3, 2)
+    assert "finished already" not in changed[2]
 
 
 @pytest.mark.slow

@@ -420,16 +420,18 @@ def test_arguments_and_folders_that_cannot_be_are_refused(raw, tmp_path):
         prepare(raw["epochs"], tmp_path / "p", subjects=[1, 2])
 
 
-def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_place(damaged, raw):
+def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_place(damaged, raw, repair):
     for form in ("epochs", "ctf"):
         moved = damaged(form)
         first = study(form).raw_id(raw[form])
         assert first == study(form).raw_id(moved)
         recording = next(p for p in moved.rglob("*") if p.suffix in (".meg4", ".fif"))
-        recording.write_bytes(recording.read_bytes() + b"0")
+        repair(recording)
         second = study(form).raw_id(moved)
+        repair(next(moved.rglob("*.jpg")))
+        third = study(form).raw_id(moved)
         (moved / "things_concepts.tsv").write_text("other")
-        ids = [first, second, study(form).raw_id(moved)]
+        ids = [first, second, third, study(form).raw_id(moved)]
         if form == "ctf":
             edit_csv(moved, f"{RUN}_events.tsv", lambda t: t.assign(sample=t["sample"] + 1), "\t")
             ids.append(study(form).raw_id(moved))

@@ -120,18 +120,6 @@ class StimulusImages(Sequence[np.ndarray]):
                 raise ValueError(f"{self.folder / file}: expected a picture there, by stimuli.parquet, got no such "
                                  f"file. {_MOVED}")
 
-    def identities(self) -> list[str]:
-        """Return for every picture what of its place stays when the folder it lies in is moved.
-
-        For pictures outside the name of the file and its size; those packed are not told apart by their file.
-        """
-        found = {file: str(file) for file in self.files}
-        for file in found:
-            if isinstance(file, str) and file != PACKED:
-                path = self.folder / file.split("::", 1)[0]
-                found[file] = f"{Path(file).name} of {path.stat().st_size} bytes, {self.size} pixels"
-        return [found[file] for file in self.files]
-
 
 def _data_set(folder: Path, file: str) -> Any:
     """Open the data set of "<file>::<name>"."""

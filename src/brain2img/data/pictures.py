@@ -30,12 +30,14 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from brain2img.data.file_names import is_junk
 from brain2img.data.reading import ReadError, reading
 
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
 """Pixels of the largest picture that is read; PIL's own guard begins a little above."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 Range = Literal["0..255", "0..1"]
 _ROUNDING = 2e-3  # what half precision and resampling may add to a range of 1
 _DIRECT = ("RGB", "L", "CMYK", "LAB")  # modes that a profile is about
@@ -81,6 +83,11 @@ def picture_size(source: Path | bytes, *, within: Path | None = None, what: str 
     with naming, _opened(source, named) as image:
         width, height = image.size
         return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures below a folder, by the endings of their names in any case."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not is_junk(path.name))
 
 
 def pictures_from(array: np.ndarray, *, expected: Range, what: str) -> np.ndarray:

@@ -16,8 +16,9 @@ from omegaconf import DictConfig, open_dict
 from brain2img.artifacts import EmbeddingCache, below, check_name, differences, digest, read_manifest, stored_at
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.raw_identity import remembered
 from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subjects
-from brain2img.interfaces import Decoder, Space
+from brain2img.interfaces import Decoder, Space, Study
 from brain2img.stages.build import (
     PARTS,
     as_data,
@@ -96,10 +97,16 @@ def folder_of(cfg: DictConfig, *names: str) -> Path:
     return below(outputs(cfg), *names)
 
 
+def raw_id(cfg: DictConfig, study: Study, raw: Path | None) -> str:
+    """Return the identity of a study's raw files; what is read of them for it is read once."""
+    with remembered(outputs(cfg) / "cache" / "raw_files.json"):
+        return study.raw_id(raw)
+
+
 def prepared_folder(cfg: DictConfig) -> Path:
     """Return the folder of the prepared study that the configuration describes."""
     study, raw, config = build_study(cfg)
-    name = f"{getattr(study, 'variant', 'standard')}-{digest([config, study.raw_id(raw)], length=8)}"
+    name = f"{getattr(study, 'variant', 'standard')}-{digest([config, raw_id(cfg, study, raw)], length=8)}"
     return folder_of(cfg, "prepared", study.name, name)
 
 

@@ -11,8 +11,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest, write_table
+from brain2img.artifacts import digest, write_table
+from brain2img.data.pictures import picture_files
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.reading import reading
 from brain2img.data.things import splits, stimulus_table
 from brain2img.interfaces import Study
@@ -109,15 +111,16 @@ class Alljoined(Study):
         self.quality = Quality.of(quality)
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the recordings, and of the tables of presentations."""
+        """Return a hash of the names and the content of recordings, tables of presentations and images."""
         raw = self._existing(raw)
         pattern = "**/*.edf" if self.form == "edf" else "preprocessed_eeg_*_flat.npy"
         folders = [self._folder(raw, subject) for subject in self.subjects]
+        named = {f"{folder.name}/{path.relative_to(folder)}": path for folder in folders
+                 for path in matching(folder, pattern)}
         tables = [path for folder in folders for place in (folder, inside(raw, "preprocessed_eeg", folder.name))
                   for path in matching(place, "*.parquet")]
-        return digest([[[folder.name, str(path.relative_to(folder)), path.stat().st_size]
-                        for folder in folders for path in matching(folder, pattern)],
-                       [file_digest(path) for path in (*tables, self._names(raw)) if path.is_file()]])
+        others = [*tables, *picture_files(raw / self.images), *filter(Path.is_file, [self._names(raw)])]
+        return digest(content_of_files(named | {str(path.relative_to(raw)): path for path in others}))
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the data set's folder `raw`, subject by subject and session by session."""

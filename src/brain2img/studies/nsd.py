@@ -11,9 +11,10 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest
 from brain2img.data.images import PACKED
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.reading import reading
 from brain2img.interfaces import Study
 from brain2img.studies.nsd_design import DESIGN, SESSIONS, Design, existing, subject_name
@@ -99,15 +100,13 @@ class NSD(Study):
         self.variant = f"{voxels.replace(':', '-')}-{shared}"
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the files that are read, and of the content of the small ones."""
+        """Return a hash of the names and the content of all files that are read."""
         raw = self._existing(raw)
         source = self._source(raw)
-        large = source.files(self.subjects) + _there(raw, _STIMULI + _PACKED + _CURATED + _INFO + _COCO)
-        small = _there(raw, DESIGN)
+        files = source.files(self.subjects) + _there(raw, _STIMULI + _PACKED + _CURATED + _INFO + _COCO + DESIGN)
         if isinstance(source, Published):
-            small += source.small_files(self.subjects)
-        return digest([type(source).__name__, [(str(path.relative_to(raw)), path.stat().st_size) for path in large],
-                       [(str(path.relative_to(raw)), file_digest(path)) for path in small]])
+            files += source.small_files(self.subjects)
+        return digest([type(source).__name__, content_of_files({str(path.relative_to(raw)): path for path in files})])
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the files under `raw`; everything is checked before signals are written."""

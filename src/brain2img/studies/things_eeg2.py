@@ -15,6 +15,7 @@ import pandas as pd
 from brain2img.artifacts import digest
 from brain2img.data.pickled import read_pickled
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.sessions import Session
 from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
@@ -111,12 +112,15 @@ class ThingsEEG2(Study):
         self.jobs = jobs
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a digest of the names and sizes of the recordings, of the images' names and of their categories."""
+        """Return a hash of the names and the content of recordings and images, and of the images' categories."""
         raw = self._existing(raw)
         folders = [self._folder(raw, subject) for subject in self.subjects]
         files = [path for folder in folders for path in matching(folder, "**/*_eeg_*.npy")]
-        sizes = [["/".join(path.parts[-3:]), path.stat().st_size] for path in files]
-        return digest([sizes, {part: list(found) for part, found in self._images(raw).items()},
+        images = self._images(raw)
+        named = {"/".join(path.parts[-3:]): path for path in files}
+        named |= {f"{part}/{name}": path for part in images for name, path in images[part].items()
+                  if path.is_file()}
+        return digest([content_of_files(named), {part: list(found) for part, found in images.items()},
                        self._categories(raw)])
 
     def _existing(self, raw: Path | None) -> Path:

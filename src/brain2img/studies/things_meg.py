@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest, write_table
+from brain2img.artifacts import digest, write_table
+from brain2img.data.pictures import picture_files
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
@@ -118,19 +120,19 @@ class ThingsMEG(Study):
         self.quality = Quality.of(quality)
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the recordings (too large to be read twice), and of the tables."""
+        """Return a hash of the names and the content of recordings, tables and images."""
         raw = self._existing(raw)
-        files, tables = [], [self._concepts(raw)]
+        files, tables = picture_files(raw / self.images), [self._concepts(raw)]
         for subject in self.subjects:
             tables.append(inside(raw, "sourcedata", f"sample_attributes_P{subject}.csv"))
             if self.form == "epochs":
                 files += _parts(raw, subject)
             else:
                 runs = inside(raw, f"sub-BIGMEG{subject}")
-                files += matching(runs, "ses-*/meg/sub-*.ds/sub-*.*meg4")
+                files += [path for path in matching(runs, "ses-*/meg/sub-*.ds/**/*") if path.is_file()]
                 tables += matching(runs, "ses-*/meg/sub-*_events.tsv")
-        return digest([[[str(p.relative_to(raw)), p.stat().st_size] for p in files],
-                       [file_digest(p) for p in tables if p.is_file()]])
+        files += [path for path in tables if path.is_file()]
+        return digest(content_of_files({str(path.relative_to(raw)): path for path in files}))
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the data set's folder `raw`, subject by subject and session by session."""
