@@ -92,7 +92,7 @@ def _harmless() -> list[Any]:
     built: list[Callable[..., Any]] = [scalar, _reconstruct]
     named: list[Any] = [(one, f"numpy.{core}.multiarray.{one.__name__}") for one in built for core in ("core", "_core")]
     kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SUMm"}
-    paths = [(pathlib.PurePosixPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
+    paths: list[Any] = [(pathlib.PurePosixPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
              for name in ("PosixPath", "PurePosixPath")]
     paths += [(pathlib.PureWindowsPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
               for name in ("WindowsPath", "PureWindowsPath")]
