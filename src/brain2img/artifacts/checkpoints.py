@@ -93,7 +93,7 @@ def _harmless() -> list[Any]:
     named: list[Any] = [(one, f"numpy.{core}.multiarray.{one.__name__}") for one in built for core in ("core", "_core")]
     kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SUMm"}
     paths: list[Any] = [(pathlib.PurePosixPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
-             for name in ("PosixPath", "PurePosixPath")]
+                        for name in ("PosixPath", "PurePosixPath")]
     paths += [(pathlib.PureWindowsPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
               for name in ("WindowsPath", "PureWindowsPath")]
     return [*named, *paths, np.ndarray, np.dtype, *kinds, argparse.Namespace, codecs.encode]

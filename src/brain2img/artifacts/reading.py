@@ -95,7 +95,8 @@ def read_json(path: Path, *, keys: Sequence[str] = (), kind: type = dict, advice
     with reading(path, "a whole JSON file", advice=advice):
         value: Any = json.loads(path.read_text(encoding="utf-8"))
     advice = cure(path) if advice is None else advice
-    if not isinstance(value, kind):
+    fits = isinstance(value, kind)
+    if not fits:
         names: dict[type, str] = {dict: "an object", list: "a list"}
         raise ValueError(f"{path}: expected {names[kind]} of JSON, got {names.get(type(value), repr(value)[:40])}. "
                          f"{advice}")
