@@ -155,6 +155,7 @@ def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     from hydra import compose, initialize_config_dir
 
     from brain2img.data.prepared import PreparedStudy
+    from brain2img.interfaces import Study
     from brain2img.stages.build import build, build_spaces, plain
     from brain2img.stages.counting import embeddings_of, signals_of
     from brain2img.stages.workspace import training_config
@@ -165,7 +166,7 @@ def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     if published:
         return training_config(cfg), signals_of(published), embeddings_of(published)
     with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:  # the study itself, with few stimuli
-        build({**plain(cfg.study), "n_train": 64, "n_val": 8}).prepare(None, Path(folder))
+        build({**plain(cfg.study), "n_train": 64, "n_val": 8}, Study).prepare(None, Path(folder))
         study = PreparedStudy(Path(folder), finished=False)
         stimuli = study.stimuli_of(list(study.stimulus_table["stimulus_id"]))
         embeddings = {name: space.spec(stimuli) for name, space in build_spaces(cfg).items()}

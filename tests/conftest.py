@@ -49,7 +49,7 @@ def toy(tmp_path: Path):
 
     def make(*, modality: str = "fmri", snr: float = 3.0, seed: int = 0, n_channels: int = 12, n_times: int = 1,
              normalisation: dict | None = None, split: dict | None = None, sessions: int = 1, **changes):
-        folder = tmp_path / f"toy-{modality}-{seed}-{snr}-{sessions}"
+        folder = tmp_path / "outputs" / f"toy-{modality}-{seed}-{snr}-{sessions}"
         code, ids = _write_toy(folder, modality=modality, snr=snr, seed=seed, n_channels=n_channels, n_times=n_times,
                                sessions=sessions, **changes)
         cache = folder / "cache"
@@ -120,12 +120,18 @@ def command(tmp_path: Path, monkeypatch, capsys):
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [str(scripts / script), f"paths.outputs={tmp_path / 'outputs'}", *arguments])
         handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # so that it is as it was, when the test is over
+        monkeypatch.delenv("HYDRA_FULL_ERROR")
+        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
         capsys.readouterr()
         code = 0
         try:
             runpy.run_path(str(scripts / script), run_name="__main__")
         except SystemExit as stop:
             code = int(stop.code or 0)
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
         finally:
             logging.getLogger().handlers[:] = handlers
             logging.getLogger().setLevel(level)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -262,17 +263,30 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a trained model, got nothing"):
         other.load(tmp_path / "nowhere")
     (tmp_path / "best.ckpt").write_bytes((tmp_path / "best.ckpt").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="expected a whole checkpoint of this project"):
+    with pytest.raises(ValueError, match="expected a whole checkpoint, got a damaged file of 1000 bytes"):
         build().load(tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"last.ckpt: expected a whole checkpoint"):
         build().fit(PlantedData(), folder=tmp_path)
 
 
+def test_an_allocation_of_slurm_is_not_taken_for_processes_of_ours(monkeypatch):
+    """A shell of salloc, or a job with several tasks: one of them trains on one device."""
+    for key, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0",
+                       "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(key, value)
+    trainer = build()._trainer([])
+    assert (trainer.world_size, trainer.num_nodes, trainer.global_rank) == (1, 1, 0)
+
+
 def test_a_checkpoint_runs_no_code(tmp_path):
-    torch.save({"state_dict": Path("/")}, tmp_path / "best.ckpt")
-    with pytest.raises(ValueError, match="cannot be read"):
+    torch.save({"state_dict": SimpleNamespace()}, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match=r"asks for types\.SimpleNamespace, which cannot be read without running code"):
         build().load(tmp_path)
+    for other in ({"state_dict": Path("/")}, {"weights": {}}, torch.ones(2)):
+        torch.save(other, tmp_path / "best.ckpt")
+        with pytest.raises(ValueError, match=r"best\.ckpt: expected a checkpoint of this project, got "):
+            build().load(tmp_path)
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from transformers import DPTForDepthEstimation
 
 from brain2img.captioners.nearest_caption import NearestCaption
 from brain2img.captioners.prefix import PrefixLanguageModel
-from brain2img.interfaces import Captioner
+from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.reconstructors.pixels import PixelDecoding
 from brain2img.reconstructors.retrieval import NearestTrainingImage
 from brain2img.reconstructors.stable_diffusion import StableDiffusion, tiny_pipeline
@@ -176,7 +176,7 @@ def test_yaml_makes_the_parts_and_they_are_part_of_the_identity(plain):
     parts = {"start": {"_target_": "brain2img.reconstructors.retrieval.NearestTrainingImage", "space": "clip"},
              "condition": {"_target_": "brain2img.captioners.prefix.PrefixLanguageModel", "model": "scenes_captioner"}}
     reconstructor = build({"_target_": "brain2img.reconstructors.stable_diffusion.StableDiffusion",
-                           "model": str(plain), **parts})
+                           "model": str(plain), **parts}, Reconstructor)
     assert isinstance(reconstructor.start, NearestTrainingImage)
     assert isinstance(reconstructor.condition, PrefixLanguageModel)
     assert reconstructor.needs == ("clip",)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
+from brain2img.interfaces import Reconstructor
 from brain2img.reconstructors.structure import StructuralOptimisation
 from brain2img.records import EmbeddingSpec, Stimuli
 from brain2img.spaces.network_layer import NetworkLayer
@@ -128,7 +129,7 @@ def test_the_yaml_makes_the_network_and_what_does_not_fit_is_refused(weights, ne
     reconstructor = build({
         "_target_": "brain2img.reconstructors.structure.StructuralOptimisation", "model": str(weights), "device": "cpu",
         "network": {"_target_": "brain2img.spaces.network_layer.NetworkLayer", "model": "test_resnet",
-                    "pretrained": False}, "layers": LAYERS})
+                    "pretrained": False}, "layers": LAYERS}, Reconstructor)
     assert reconstructor.fits
     assert reconstructor.needs == ("first", "second")
     assert reconstructor.uid() == made(weights, network).uid()

@@ -18,7 +18,7 @@ from brain2img.stages.evaluate import evaluate
 def scored(tmp_path_factory):
     """Return the folder of scores of one member, and how many pictures the network looked at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "TRUSTED", ("brain2img.", "made_outputs."))
+        patch.setattr(build, "_trusted", ("made_outputs",))
         ColourReader.looked = 0
         cfg = make(tmp_path_factory.mktemp("outputs"), label="ridge", noise=60, target=TARGET)
         return evaluate(judged(cfg, judge=JUDGE, reader=READER, same=SAME)), ColourReader.looked

@@ -280,6 +280,12 @@ class Hostile:
         return os.system, ("touch hacked",)
 
 
+def in_microvolts(path):
+    data = np.array(np.load(path, allow_pickle=True).item()["raw_eeg_data"])
+    data[:-1] *= 1e6  # all but the codes
+    edit(path, raw_eeg_data=data)
+
+
 def renamed(path):
     edit(path, ch_names=["Fz" if name == "Oz" else name for name in [*SHUFFLED, "stim"]])
 
@@ -332,6 +338,7 @@ BAD = [
     (TEST, lambda p: edit(p, ch_names=[*SHUFFLED, "stim", "more"]), "expected raw_eeg_data of 65 channels x samples"),
     (TEST, lambda p: edit(p, sfreq=None), r"raw_eeg_test.npy: expected a dictionary with raw_eeg_data, .* got \["),
     (TEST, lambda p: edit(p, comment=Hostile()), r"raw_eeg_test.npy: .* asks for posix.system. It may be hostile"),
+    (TEST, in_microvolts, r"subject 'sub-01', session '01': expected EEG in V .* looks like uV read as V\. Correct"),
     (TEST, nan, r"raw_eeg_test.npy: expected finite values, got NaN or infinity in Cz, at 0 to"),
     ("image_set/training_images", shutil.rmtree, "training_images/.*jpg: expected an image there, got none"),
     (PUBLIC, lambda p: edit(p, times=np.arange(-20, 100) / 100), "expected 250 samples at 250 Hz, got 120 times at"),
@@ -354,6 +361,21 @@ def test_bad_files_are_named_and_leave_nothing_finished(raw, tmp_path, monkeypat
     left = {path.name for path in (tmp_path / "p").iterdir()}
     assert left.isdisjoint({"spec.json", "trials.parquet", "stimuli.parquet", "signals_sub-01.npy"})
     assert not (tmp_path / "hacked").exists()
+
+
+def test_names_in_capitals_are_read_and_what_is_not_read_is_listed(raw, tmp_path):
+    expected = np.array(prepare(raw, tmp_path / "p").signals("sub-01"))
+    subject = (raw / TEST).parents[1]
+    (raw / TEST).rename((raw / TEST).with_name("RAW_EEG_TEST.NPY"))
+    (raw / TEST).parent.rename(subject / (raw / TEST).parent.name.upper())
+    subject.rename(subject.with_name("Sub-01"))
+    image = next((raw / "image_set" / "test_images").glob("*/*"))
+    image.rename(image.with_suffix(image.suffix.upper()))
+    (raw / "notes.txt").write_bytes(b"x")
+    (raw / "._notes.txt").write_bytes(b"x")
+    np.testing.assert_array_equal(prepare(raw, tmp_path / "q").signals("sub-01"), expected)
+    not_read = pd.read_parquet(tmp_path / "q" / "not_read.parquet")["path"].tolist()
+    assert not_read == ["Preprocessed_data_250Hz/", "notes.txt"]
 
 
 def test_trials_cut_off_by_the_end_are_left_out_and_missed(raw, tmp_path, caplog):

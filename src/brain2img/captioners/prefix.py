@@ -133,7 +133,7 @@ class PrefixLanguageModel(Captioner):
             with without_bars():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     locate(self.model), dtype=self._dtype, use_safetensors=True, local_files_only=True,
-                    output_loading_info=True)
+                    trust_remote_code=False, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise self._missing(error) from error
         model, found = loaded
@@ -152,7 +152,7 @@ class PrefixLanguageModel(Captioner):
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(locate(self.model), local_files_only=True)
+            return AutoTokenizer.from_pretrained(locate(self.model), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise self._missing(error) from error
 

@@ -110,7 +110,7 @@ def train_captioner(*, embeddings: np.ndarray, captions: Sequence[Sequence[str]]
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     tokens = _tokens([texts[0] for texts in captions], tokenizer)
     known = torch.from_numpy(np.asarray(embeddings, dtype=np.float32))
     first, second = (torch.tensor(tokenizer.convert_tokens_to_ids(list(words)), dtype=torch.long) for words in pairs)

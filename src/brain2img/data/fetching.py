@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import logging
@@ -69,11 +68,6 @@ class Part:
         The file.
     arrived
         Called with the number of bytes that were written, negative where they were thrown away.
-
-    Raises
-    ------
-    ValueError
-        If another process is fetching the file.
     """
 
     def __init__(self, target: Path, file: RemoteFile, *, arrived: Callable[[int], object] = lambda n: None) -> None:
@@ -88,14 +82,6 @@ class Part:
 
     def __enter__(self) -> Self:
         self._file = self.path.open("ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise ValueError(f"{self.path}: expected to be the only one who writes it, got another process that does. "
-                             "Wait for that one.") from error
-        except OSError:
-            log.debug("%s: a file system without locks", self.path)
         self.position = self._file.seek(0, 2)
         return self
 
@@ -205,8 +191,8 @@ def fetch(source: Source, file: RemoteFile, target: Path, *, arrived: Callable[[
     Raises
     ------
     ValueError
-        If the service refuses or gives no answer, the checksum differs (what arrived is thrown away), the disk is full,
-        or another process is fetching it.
+        If the service refuses or gives no answer, the checksum differs (what arrived is thrown away) or the disk
+        is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = Part.of(target, file)

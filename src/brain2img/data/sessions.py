@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -10,12 +9,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from brain2img.artifacts import begin_array, check_room, write_json, write_rows
+from brain2img.artifacts import begin_array, check_room, read_begun, write_json, write_rows
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +84,7 @@ def write_sessions(path: Path, *, shape: tuple[int, ...], names: Sequence[str], 
     assert sum(counts) == shape[0], f"{what}: {list(counts)} trials, {shape}"
     part, progress = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.sessions.json")
     done: list[int] = []
-    if part.exists() and progress.exists():
-        begun = json.loads(progress.read_text())
+    if part.exists() and (begun := read_begun(progress, keys=("identity", "done"))):
         done = begun["done"] if begun["identity"] == identity else []
     if not done:
         progress.unlink(missing_ok=True)
@@ -115,8 +116,9 @@ def _filled(todo: dict[int, _Rows], sessions: Sequence[Session], *, what: str, j
     running: dict[Future[None], int] = {}
     failed: dict[int, BaseException] = {}
     try:
-        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"),
-                                 initializer=_end_with_the_parent) as pool:
+        context = multiprocessing.get_context("spawn")
+        with _heard(context.Queue()) as records, ProcessPoolExecutor(
+                min(jobs, len(todo)), mp_context=context, initializer=_begin, initargs=(records,)) as pool:
             while True:
                 # no more than run: futures that are cancelled while they wait are never reported as done
                 while waiting and not failed and len(running) < jobs:
@@ -136,6 +138,33 @@ def _filled(todo: dict[int, _Rows], sessions: Sequence[Session], *, what: str, j
         raise ValueError(f"{what}: expected processes that write whole sessions, got one that was killed (was it "
                          "out of memory?). Lower jobs, then run the same command again: whole sessions are kept."
                          ) from error
+
+
+class _Here(logging.Handler):
+    """Logs a record of another process as if it had been made in this one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
+
+
+@contextmanager
+def _heard(records: Any) -> Iterator[Any]:
+    """Log what processes put into `records`, where each warning is shown once for all of them."""
+    listener = QueueListener(records, _Here())
+    listener.start()
+    try:
+        yield records
+    finally:
+        listener.stop()
+        records.close()
+
+
+def _begin(records: Any) -> None:
+    """Let the parent log what is logged and warned of in this process, and end when the parent ends."""
+    logging.getLogger().handlers = [QueueHandler(records)]
+    logging.getLogger().setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    _end_with_the_parent()
 
 
 def _end_with_the_parent() -> None:

@@ -10,7 +10,14 @@ from typing import Any, Self
 from torch import Tensor
 
 from brain2img.decoders.deep import DeepDecoder
-from brain2img.decoders.published_weights import fill, is_state, number_of, read_file, without_module
+from brain2img.decoders.published_weights import (
+    PublishedWeights,
+    fill,
+    is_state,
+    number_of,
+    read_file,
+    without_wrappers,
+)
 from brain2img.encoders.atm import ATM
 from brain2img.encoders.atm_time import ATMTime
 from brain2img.records import SignalSpec
@@ -30,13 +37,14 @@ DEAD = {ATM: ("subject_wise_linear", f"{EMBEDDING}.position_embedding", f"{EMBED
 """What the files hold and no forward pass reaches."""
 
 
-class ATMWeights:
+class ATMWeights(PublishedWeights):
     """The key map of ATM-S (Li et al. 2024, https://github.com/dongyangli-del/EEG_Image_decode).
 
     The files are bare state dicts. The upstream layout (``encoder=atm``, weights on huggingface.co/datasets/
-    LidongYang/EEG_Image_decode) and the earlier one (``encoder=atm_time``, ``ATMS_50``) are told apart by their keys. A
-    prefix ``module.`` of every key is taken off; ``conv1`` and ``conv2`` with a trailing axis are ``linear1`` and
-    ``linear2``. Of the subject table the rows of our subjects are taken: row i is subject i, counted from 1, since
+    LidongYang/EEG_Image_decode) and the earlier one (``encoder=atm_time``, ``ATMS_50``) are told apart by their keys.
+    Names of wrappers (``module.``, ``_orig_mod.``) are taken out; ``conv1`` and ``conv2`` with a trailing axis are
+    ``linear1`` and ``linear2``. Of the subject table the rows of our subjects are taken: row i is subject i, counted
+    from 1, since
     upstream a subject's id is the number in its name (row 0 was never trained), and one beyond the table has the shared
     token, as there. Parts that no forward pass reaches are left out, by name, and listed in the report.
 
@@ -84,7 +92,7 @@ class ATMWeights:
         if not is_state(stored):
             raise ValueError(f"weights {path}: expected a bare state dict, names -> tensors, got "
                              f"{type(stored).__name__}. Give a file as ATM's scripts save it.")
-        state, encoder = without_module(stored), decoder.module.encoder
+        state, encoder = without_wrappers(stored, path=path), decoder.module.encoder
         layout = "earlier" if any(key.startswith("attention_model.") for key in state) else "upstream"
         if not isinstance(encoder, ATMTime if layout == "earlier" else ATM):
             raise ValueError(f"weights {path}: expected a decoder of the {layout} layout, which the keys of the file "

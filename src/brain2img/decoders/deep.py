@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from brain2img.data.once import KeptTrials
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
@@ -24,6 +26,11 @@ from brain2img.records import BrainBatch, EmbeddingSpec
 
 log = logging.getLogger(__name__)
 
+EXPECTED = (
+    r"The '\w+_dataloader' does not have many workers",  # batches are views of mapped files
+    r"You defined a `validation_step` but have no `val_dataloader`",  # a split without validation trials
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own business with torch
+"""Beginnings of warnings of Lightning that say nothing about a fit of ours."""
 CHUNK = 256
 """Trials that are decoded at once."""
 
@@ -125,11 +132,13 @@ class DeepDecoder(Decoder):
         if precision == "16-mixed" and on_cpu:
             log.warning("trainer.precision=16-mixed is skipped: this machine has no GPU; 32-true is used")
             precision = "32-true"
+        # one process on one device, whatever SLURM_NTASKS of the shell of an allocation says: Lightning would take that
+        # for its own processes
         return Trainer(
             max_epochs=s.max_epochs, accelerator=s.accelerator, devices=1, precision=precision, callbacks=callbacks,
             accumulate_grad_batches=s.accumulate, gradient_clip_val=s.gradient_clip,
-            check_val_every_n_epoch=s.check_val_every, num_sanity_val_steps=0, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+            check_val_every_n_epoch=s.check_val_every, plugins=[LightningEnvironment()], num_sanity_val_steps=0,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
     def _resume(self, last: Path) -> dict[str, Any] | None:
         """Return epoch and early stopping of ``last.ckpt``, checked against this model; None where there is none."""
@@ -219,19 +228,18 @@ class DeepDecoder(Decoder):
                    training={"max_epochs": 2, "batch_size": 16})
 
 
-class _quiet:
-    """Silence Lightning's advice while it trains; its errors still come through."""
-
-    def __enter__(self) -> None:
-        self._levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
-        for name in self._levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-    def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Lightning tells at every fit; its warnings come through, but for those that cannot matter here."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in EXPECTED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

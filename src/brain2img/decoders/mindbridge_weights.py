@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from brain2img.decoders.deep import DeepDecoder
-from brain2img.decoders.published_weights import fill, is_state, number_of, read_file, without_module
+from brain2img.decoders.published_weights import (
+    PublishedWeights,
+    fill,
+    is_state,
+    number_of,
+    read_file,
+    without_wrappers,
+)
 
 STATE = "model_state_dict"
 BESIDE = {"epoch", "optimizer_state_dict", "lr_scheduler", "train_losses", "val_losses", "lrs"}
@@ -18,7 +26,7 @@ BESIDE = {"epoch", "optimizer_state_dict", "lr_scheduler", "train_losses", "val_
 PER_SUBJECT = ("embedder", "builder")
 
 
-class MindBridgeWeights:
+class MindBridgeWeights(PublishedWeights):
     """The key map of MindSingle and MindBridge (Wang et al. 2024, https://github.com/littlepure2333/MindBridge).
 
     Both layouts of file are read: a dictionary with ``epoch`` and ``model_state_dict``, and the older one with
@@ -66,11 +74,13 @@ class MindBridgeWeights:
             or not finite; with the full list.
         """
         stored = self._read(path)
-        state = without_module(stored[STATE])
+        epoch = stored.get("epoch")
+        epoch = epoch.item() if isinstance(epoch, np.generic | Tensor) else epoch  # as scripts happen to count
+        state = without_wrappers(stored[STATE], path=path)
         subjects = self._of_file(list(decoder.module.adapter.specs), state, path)
         places = {key: self._published(key, subjects) for key in decoder.module.state_dict()}
         report = fill(decoder, state, places=places, leave_out=self.leave_out, path=path, cure=self._cure)
-        return {**report, "epoch": stored.get("epoch"), "subjects": subjects,
+        return {**report, "epoch": epoch, "subjects": subjects,
                 "layout": "before July 2024" if "optimizer_state_dict" in stored else "current"}
 
     def _read(self, path: Path) -> dict[str, Any]:

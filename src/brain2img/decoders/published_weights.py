@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from brain2img.artifacts import read_torch_file
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.layers import check_weights
 
 log = logging.getLogger(__name__)
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+class PublishedWeights(ABC):
+    """The key map of one published model: how its checkpoints name weights, and where each has its place."""
+
+    @abstractmethod
+    def load(self, decoder: DeepDecoder, path: Path) -> dict[str, Any]:
+        """Load the weights of a file into `decoder` and return the report, that of `fill` at least."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """Return one of small sizes."""
 
 
 def read_file(path: Path) -> Any:
@@ -28,15 +44,7 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"weights {path}: expected a published checkpoint, got nothing there. "
                          "Give weights=<file>.pth.")
-    try:
-        try:  # mapped, so that an optimizer beside the weights, twice as large, is not read
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # written before torch 1.6
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"weights {path}: expected a checkpoint of tensors and numbers, got one that cannot be "
-                         f"read without running code in it ({reason}). Download the file again.") from error
+    return read_torch_file(path, what=f"weights {path}", cure="Download the file again.")
 
 
 def is_state(value: Any) -> bool:
@@ -44,11 +52,31 @@ def is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
-def without_module(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
-    """Return the state without the prefix ``module.`` where every key has it."""
-    named = {str(key): value for key, value in state.items()}
-    return {key.removeprefix("module."): v for key, v in named.items()} if all(
-        key.startswith("module.") for key in named) else named
+def without_wrappers(state: Mapping[Any, Tensor], *, path: Path) -> dict[str, Tensor]:
+    """Return the state under the names that its layers have by themselves.
+
+    torch.compile, DistributedDataParallel and FSDP put names of theirs (`WRAPPERS`) before those of what they wrap: the
+    whole model or a part, one inside the other. No layer of a published model is called so.
+
+    Raises
+    ------
+    ValueError
+        If two weights would have the same name.
+    """
+    found: dict[str, Tensor] = {}
+    before: dict[str, str] = {}
+    for key, value in state.items():
+        name = ".".join(part for part in str(key).split(".") if part not in WRAPPERS)
+        if name in found:
+            raise ValueError(f"weights {path}: expected one weight of each name, got {before[name]!r} and {key!r}, of "
+                             "a model and of what wraps it. Save the weights of one of them alone.")
+        found[name], before[name] = value, str(key)
+    changed = [key for name, key in before.items() if name != key]
+    if changed:
+        wrappers = sorted({part for key in changed for part in key.split(".") if part in WRAPPERS})
+        log.info("weights %s: %s taken out of %d of %d names (e.g. %s): the model was wrapped when it was saved", path,
+                 ", ".join(wrappers), len(changed), len(before), changed[0])
+    return found
 
 
 def number_of(subject: str) -> int | None:

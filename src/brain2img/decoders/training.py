@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from brain2img.artifacts import read_torch_file
+
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -151,19 +153,19 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[2]))
 
 
-def read_checkpoint(path: Path, *, map_location: str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code in it.
 
     Raises
     ------
     ValueError
-        If the file is missing or damaged.
+        If the file is missing, damaged or changed since it was written.
     """
     if not path.exists():
         raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path}: expected a whole checkpoint of this project, got one that cannot be read "
-                         f"({reason}). Move it away and train again.") from error
+    found = read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
+    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
+        got = f"one with {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"checkpoint {path}: expected a checkpoint of this project, got {got}. Weights from elsewhere "
+                         "come in by scripts/import_weights.py.")
+    return found

@@ -121,8 +121,8 @@ def _class_of(name: str) -> Any:
     ValueError
         If braindecode has none, with those that it has.
     """
-    with warnings.catch_warnings():  # names of montages that MNE will rename
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():  # MNE gives montages other names, which is for braindecode to follow
+        warnings.filterwarnings("ignore", message=r"Montage name '\w+' is deprecated")
         from braindecode.models.util import models_dict
     if name not in models_dict:
         raise ValueError(f"Braindecode encoder: expected a model of {sorted(models_dict)}, got {name!r}. "

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +45,8 @@ def load_config(cls: Any, model: str, *, what: str, subfolder: str = "") -> Any:
     try:
         return cls.from_pretrained(locate(model), subfolder=subfolder)
     except (OSError, ValueError) as error:
+        if is_of_the_system(error):
+            raise
         raise _missing(what, model, error) from error
 
 
@@ -69,6 +75,8 @@ def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str =
         made, found = cls.from_pretrained(locate(model), subfolder=subfolder, dtype=torch.float32,
                                           use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
+        if is_of_the_system(error):
+            raise
         raise _missing(what, model, error) from error
     wrong = {kind: sorted(map(str, found[f"{kind}_keys"])) for kind in ("missing", "mismatched", "unexpected")}
     bad = len(wrong["missing"]) + len(wrong["mismatched"])
@@ -79,6 +87,92 @@ def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str =
                          f"{wrong['missing']}, of another shape: {wrong['mismatched']}, unexpected: "
                          f"{wrong['unexpected']}. Give a folder whose config.json belongs to its weights.")
     return made.eval().requires_grad_(False).to(device)
+
+
+def load_diffusers(cls: Any, model: str, *, what: str, **settings: Any) -> Any:
+    """Return a model or pipeline of diffusers, every weight of which was found in safetensors.
+
+    Parameters
+    ----------
+    cls
+        Class of the library.
+    model
+        Folder or hub id.
+    what
+        What messages call it.
+    **settings
+        Further arguments of ``from_pretrained``.
+
+    Raises
+    ------
+    ValueError
+        If there is none, it is put together of parts of other libraries, or weights are missing.
+    """
+    import diffusers
+
+    place = locate(model)
+    bars = diffusers.utils.logging.is_progress_bar_enabled()
+    diffusers.utils.logging.disable_progress_bar()  # ours is on
+    try:
+        _check_libraries(Path(place) / "model_index.json", what=what)
+        with every_weight(what):
+            return cls.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False, **settings)
+    except (OSError, RuntimeError, ValueError) as error:
+        if is_of_the_system(error) or str(error).startswith(f"{what}: expected"):
+            raise
+        raise ValueError(f"{what}: expected a {cls.__name__} of diffusers in {model!r} (safetensors), got "
+                         f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]} Give a folder or hub id that "
+                         "holds one, or download it on a machine with network access first.") from error
+    finally:
+        if bars:
+            diffusers.utils.logging.enable_progress_bar()
+
+
+def _check_libraries(index: Path, *, what: str) -> None:
+    """Refuse a pipeline whose index names parts of other libraries: diffusers would import these."""
+    import diffusers
+
+    for name, part in (json.loads(index.read_text()) if index.is_file() else {}).items():
+        library = part[0] if isinstance(part, list) and part else None
+        if library not in (None, "diffusers", "transformers") and not hasattr(diffusers.pipelines, str(library)):
+            raise ValueError(f"{what}: expected parts of diffusers and transformers, got {library!r} for {name!r} in "
+                             f"{index}, whose code would be imported. Fetch the pipeline from its authors.")
+
+
+@contextmanager
+def every_weight(what: str) -> Iterator[None]:
+    """Refuse a model for which diffusers or transformers make up weights that its file lacks: they warn alone.
+
+    Raises
+    ------
+    ValueError
+        With what they said.
+    """
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "newly initialized" in record.getMessage():
+                said.append(" ".join(record.getMessage().split()))
+
+    listener, loggers = Listener(), [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    for logger in loggers:
+        logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(listener)
+    if said:
+        raise ValueError(f"{what}: expected every weight in its file, got some that would be made up: {said[0]} Give a "
+                         "folder whose config.json belongs to its weights.")
+
+
+def is_of_the_system(error: BaseException) -> bool:
+    """Whether this is no word on a file: no permission, too many open files, no room in memory or on the disk."""
+    codes = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return (isinstance(error, OSError) and error.errno in codes) or (isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory")))
 
 
 def load_tokenizer(model: str, *, what: str, subfolder: str = "") -> Any:
@@ -92,8 +186,10 @@ def load_tokenizer(model: str, *, what: str, subfolder: str = "") -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(locate(model), subfolder=subfolder)
+        return AutoTokenizer.from_pretrained(locate(model), subfolder=subfolder, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if is_of_the_system(error):
+            raise
         raise _missing(what, model, error) from error
 
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from brain2img.interfaces import Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
+from brain2img.pretrained.loading import load_diffusers
 from brain2img.records import EmbeddingSpec
 
 log = logging.getLogger(__name__)
@@ -92,17 +93,8 @@ class Kandinsky(Reconstructor):
     def _pipeline(self) -> Any:
         import diffusers
 
-        bars = diffusers.utils.logging.is_progress_bar_enabled()
-        diffusers.utils.logging.disable_progress_bar()  # ours is on
-        try:
-            pipeline = diffusers.KandinskyV22Pipeline.from_pretrained(
-                locate(self.model), use_safetensors=True, low_cpu_mem_usage=False,
-                dtype=torch.float16 if self.device.startswith("cuda") else torch.float32)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._missing(error) from error
-        finally:
-            if bars:
-                diffusers.utils.logging.enable_progress_bar()
+        pipeline = load_diffusers(diffusers.KandinskyV22Pipeline, self.model, what="reconstructor.model",
+                                  dtype=torch.float16 if self.device.startswith("cuda") else torch.float32)
         return self._ready(pipeline.to(self.device))
 
     def _ready(self, pipeline: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from brain2img.artifacts import digest
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
-from brain2img.pretrained.loading import device_of, load_config
+from brain2img.pretrained.loading import device_of, load_config, load_diffusers
 from brain2img.records import EmbeddingSpec, Stimuli
 
 
@@ -115,17 +115,9 @@ class StableDiffusion(Reconstructor):
         else:
             cls, unused = diffusers.StableDiffusionDepth2ImgPipeline, {"depth_estimator": None,
                                                                        "feature_extractor": None}
-        bars = diffusers.utils.logging.is_progress_bar_enabled()
-        diffusers.utils.logging.disable_progress_bar()  # ours is on
-        try:
-            pipeline = cls.from_pretrained(
-                locate(self.model), **unused, use_safetensors=True, low_cpu_mem_usage=False,
-                dtype=torch.float16 if self.device.startswith("cuda") else torch.float32)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._missing(error) from error
-        finally:
-            if bars:
-                diffusers.utils.logging.enable_progress_bar()
+        pipeline = load_diffusers(
+            cls, self.model, what="reconstructor.model", **unused,
+            dtype=torch.float16 if self.device.startswith("cuda") else torch.float32)
         return self._ready(pipeline.to(self.device))
 
     def _ready(self, pipeline: Any) -> Any:

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from brain2img.artifacts import digest
 from brain2img.interfaces import Reconstructor
-from brain2img.pretrained import identity, locate
-from brain2img.pretrained.loading import device_of
+from brain2img.pretrained import identity
+from brain2img.pretrained.loading import device_of, load_diffusers
 from brain2img.records import EmbeddingSpec, Stimuli
 
 LAST_LR, MOMENTUM = 1e-10, 0.9
@@ -89,13 +89,8 @@ class StructuralOptimisation(Reconstructor):
     def _generator(self) -> Any:
         from diffusers import AutoModel
 
-        try:
-            made = AutoModel.from_pretrained(locate(self.model), subfolder=self.subfolder or None,
-                                             use_safetensors=True, low_cpu_mem_usage=False, dtype=torch.float32)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"reconstructor.model: expected an autoencoder of diffusers (safetensors), got "
-                             f"{type(error).__name__} for {self.model!r}: {str(error).splitlines()[0]} Give its folder "
-                             "or hub id, or download it on a machine with network access first.") from error
+        made = load_diffusers(AutoModel, self.model, what="reconstructor.model", subfolder=self.subfolder or None,
+                              dtype=torch.float32, trust_remote_code=False)
         return made.eval().requires_grad_(False).to(self.device)
 
     def uid(self) -> str:

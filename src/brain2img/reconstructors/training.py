@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Generator, Tensor, nn
 
+from brain2img.pretrained.loading import load_diffusers
 from brain2img.training import Plan, train
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, w
         return {"velocity": (velocity - scheduler.get_velocity(z[places], noise, steps)).square().mean()}
 
     train(unet, loss, n_items=len(z), plan=plan, folder=work, description="scenes_decoder UNet")
-    movq = VQModel.from_pretrained(out / "movq", use_safetensors=True, low_cpu_mem_usage=False)
+    movq = load_diffusers(VQModel, str(out / "movq"), what="autoencoder")
     movq.register_to_config(_name_or_path="scenes_decoder")  # not the folder it was read from
     unet.half().to(memory_format=torch.contiguous_format)
     KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq.half()).save_pretrained(

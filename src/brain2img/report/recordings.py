@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +41,7 @@ def evoked_figure(prepared: PreparedStudy, subjects: Sequence[str]) -> Picture |
     ms = 1000 * spec.times
     moments = [t for t in TIMES if spec.times[0] <= t <= spec.times[-1]]
     maps = spec.positions is not None and spec.n_channels >= 8 and bool(moments)
-    with styled(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with styled():
         figure = new_figure(8.2, 5.6 if maps else 3.2)
         grid = figure.add_gridspec(2 if maps else 1, 3, height_ratios=[1.15, 1] if maps else [1])
         ax = figure.add_subplot(grid[0, :])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,18 +127,16 @@ def _slices(values: np.ndarray, spec: SignalSpec) -> Figure:
     cuts = np.unique(np.round(np.quantile(height, np.linspace(0.04, 0.96, N_SLICES)), 3))
     limit = float(np.percentile(np.abs(values), 99)) or 1.0
     figure = new_figure(9.6, 2.4, layout="none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # voxels below the threshold show the mask behind them, a light grey between black (0) and white (1.2)
-        display = plot_img(
-            _image(values, spec, empty=0.0), bg_img=mask, bg_vmin=0, bg_vmax=1.2, display_mode="z",
-            cut_coords=cuts.tolist(), figure=figure, colorbar=True, cmap="RdBu_r", vmin=-limit, vmax=limit,
-            threshold=0.05 * limit, black_bg=False, annotate=False, draw_cross=False,
-            resampling_interpolation="nearest")
-        for cut in display.axes.values():  # room for the labels beside the voxels
-            (left, right), (bottom, top) = cut.ax.get_xlim(), cut.ax.get_ylim()
-            cut.ax.set(xlim=(1.1 * left - 0.1 * right, 1.1 * right - 0.1 * left),
-                       ylim=(1.25 * bottom - 0.25 * top, 1.25 * top - 0.25 * bottom))
-        display.annotate(size=7)
+    # voxels below the threshold show the mask behind them, a light grey between black (0) and white (1.2)
+    display = plot_img(
+        _image(values, spec, empty=0.0), bg_img=mask, bg_vmin=0, bg_vmax=1.2, display_mode="z",
+        cut_coords=cuts.tolist(), figure=figure, colorbar=True, cmap="RdBu_r", vmin=-limit, vmax=limit,
+        threshold=0.05 * limit, black_bg=False, annotate=False, draw_cross=False,
+        resampling_interpolation="nearest")
+    for cut in display.axes.values():  # room for the labels beside the voxels
+        (left, right), (bottom, top) = cut.ax.get_xlim(), cut.ax.get_ylim()
+        cut.ax.set(xlim=(1.1 * left - 0.1 * right, 1.1 * right - 0.1 * left),
+                   ylim=(1.25 * bottom - 0.25 * top, 1.25 * top - 0.25 * bottom))
+    display.annotate(size=7)
     figure.axes[-1].set_yticks([-limit, 0, limit], [f"{-limit:.2g}", "0", f"{limit:.2g}"])
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +57,7 @@ def write_windows(folder: Path, tables: Mapping[str, pd.DataFrame], *, spec: Sig
     table = tables["windows"]
     shown = table[table["subject"] == (MEAN if (table["subject"] == MEAN).any() else table["subject"].iloc[0])]
     pictures = []
-    with styled(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MNE on sensors at the rim
+    with styled():
         for name, alt, drawn, caption in _figures(shown, tables, spec, regions):
             with writing(folder / f"{name}.png") as temporary:
                 drawn.savefig(temporary, format="png", dpi=150)

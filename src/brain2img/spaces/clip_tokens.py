@@ -107,7 +107,7 @@ class CLIPTokens(Space):
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(locate(self.model))
+            return AutoTokenizer.from_pretrained(locate(self.model), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise self._missing(error) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from brain2img.artifacts import digest
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.loading import device_of
+from brain2img.pretrained.open_clip_models import load_open_clip
 from brain2img.records import EmbeddingSpec, Stimuli
 
 LIBRARIES = ("timm", "open_clip")
@@ -71,35 +71,32 @@ class Layers(Space):
         """Return the network and its transform."""
         folder = Path(locate(self.model))
         local = f"local-dir:{folder}" if folder.is_dir() else self.model
-        level = logging.root.manager.disable
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                logging.disable(logging.WARNING)  # open_clip tells every step to the root logger
-                if self.library == "timm":
-                    import timm
-
-                    network = timm.create_model(local, pretrained=self.pretrained is not False)
-                    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
-                else:
-                    import open_clip
-
-                    whole, _, transform = open_clip.create_model_and_transforms(
-                        local, pretrained=self.pretrained or None, weights_only=True)
-                    network = whole.visual
-        except (RuntimeError, OSError, ValueError) as error:
-            raise ValueError(
-                f"space {self.name!r}: expected a {self.library} model, got {type(error).__name__} for {self.model!r}: "
-                f"{str(error).splitlines()[0]} Give a name that the library knows, a folder in its format, or download "
-                "the weights on a machine with network access first.") from error
-        finally:
-            logging.disable(level)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network, transform = self._of_timm(local) if self.library == "timm" else self._of_open_clip(local)
         known = dict(network.named_modules())
         for layer in self.layers:
             if layer not in known:
                 raise ValueError(f"space {self.name!r}: expected layers of {self.model}, got {layer!r}. Choose of "
                                  f"{[n for n in known if n]}.")
         return network.eval().requires_grad_(False).float().to(self.device), transform
+
+    def _of_timm(self, model: str) -> tuple[Any, Any]:
+        import timm
+
+        try:
+            network = timm.create_model(model, pretrained=self.pretrained is not False)
+        except (RuntimeError, OSError, ValueError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: {said} "
+                "Give a name that the library knows, a folder in its format, or download the weights on a machine with "
+                "network access first.") from error
+        return network, timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+
+    def _of_open_clip(self, model: str) -> tuple[Any, Any]:
+        whole, transform = load_open_clip(model, pretrained=self.pretrained or None, what=f"space {self.name!r}")
+        return whole.visual, transform
 
     def _run(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return layer -> ``(n, size)``."""

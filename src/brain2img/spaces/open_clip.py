@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest, file_digest, read_json
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
+from brain2img.pretrained.open_clip_models import load_open_clip
 from brain2img.records import EmbeddingSpec, Stimuli
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class OpenCLIP(Space):
             if not file.exists():
                 raise ValueError(f"space {self.name!r}: expected {file.name} in {self._folder}, got none. "
                                  "Give a folder in open_clip's format, or the name of an architecture.")
-            return json.loads(file.read_text())["model_cfg"]
+            return read_json(file, keys=("model_cfg",), advice="Give a folder in open_clip's format.")["model_cfg"]
         config = open_clip.get_model_config(self.model_name)
         if config is None:
             known = open_clip.list_models()
@@ -98,27 +99,15 @@ class OpenCLIP(Space):
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
-        import open_clip
-
         assert self._config
         if self.pretrained is None and self._folder is None:
             log.warning("space %s: %s with random weights (seed %d): its embeddings carry little meaning", self.name,
                         self.model_name, self.seed)
-        level = logging.root.manager.disable
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            logging.disable(logging.WARNING)  # open_clip tells every step to the root logger
-            try:
-                model, _, transform = open_clip.create_model_and_transforms(
-                    self.model_name if self._folder is None else f"local-dir:{self._folder}",
-                    pretrained=self.pretrained, weights_only=True)
-            except (RuntimeError, OSError, ValueError) as error:
-                raise ValueError(
-                    f"space {self.name!r}: expected weights {self.pretrained!r} for {self.model_name}, got "
-                    f"{type(error).__name__}: {str(error).splitlines()[0]}. Give a tag of open_clip.list_pretrained(), "
-                    "a checkpoint path, or download the weights on a machine with network access first.") from error
-            finally:
-                logging.disable(level)
+            model, transform = load_open_clip(
+                self.model_name if self._folder is None else f"local-dir:{self._folder}", pretrained=self.pretrained,
+                what=f"space {self.name!r}")
         return model.eval().requires_grad_(False).to(self.device), transform
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:

@@ -14,6 +14,7 @@ from torch import Tensor
 from brain2img.artifacts import digest
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
+from brain2img.pretrained.loading import load_diffusers
 from brain2img.records import EmbeddingSpec, Stimuli
 
 AUTOENCODERS = ("VQModel", "AutoencoderKL")
@@ -66,11 +67,8 @@ class VAELatents(Space):
         import diffusers
 
         cls = getattr(diffusers, self._config["_class_name"])
-        try:
-            made = cls.from_pretrained(locate(self.model), subfolder=self.subfolder or None, use_safetensors=True,
-                                       dtype=torch.float32, low_cpu_mem_usage=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._missing(error) from error
+        made = load_diffusers(cls, self.model, what=f"space {self.name!r}", subfolder=self.subfolder or None,
+                              dtype=torch.float32)
         return made.eval().requires_grad_(False).to(self.device)
 
     def _missing(self, error: Exception) -> ValueError:

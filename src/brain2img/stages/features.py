@@ -36,7 +36,7 @@ class PictureFeatures:
         chosen: Mapping[str, Any] = plain(cfg.get("metric_space")) or {}
         for config in chosen.values():
             if digest(config) not in self._built:
-                self._built[digest(config)] = build(config)
+                self._built[digest(config)] = build(config, Space)
         return {name: self._built[digest(config)] for name, config in chosen.items()}
 
     def specs(self, spaces: Mapping[str, Space], study: PreparedStudy) -> dict[str, EmbeddingSpec]:

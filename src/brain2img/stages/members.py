@@ -9,7 +9,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from brain2img.interfaces import Study
+from brain2img.interfaces import Metric, Space, Study
 from brain2img.stages.build import build_study, class_of, plain
 from brain2img.stages.workspace import adopt_run, given_overrides
 
@@ -81,8 +81,8 @@ def suited(cfg: DictConfig) -> DictConfig:
     study = build_study(cfg)[0]
     if study.has_attributes:
         return cfg
-    left_out = {group: [name for name, part in chosen.items() if class_of(part).needs_attributes]
-                for group in ("space", "metric") if (chosen := plain(cfg.get(group)))}
+    left_out = {group: [name for name, part in chosen.items() if class_of(part, kind).needs_attributes]
+                for group, kind in (("space", Space), ("metric", Metric)) if (chosen := plain(cfg.get(group)))}
     left_out["head"] = [name for name, part in (plain(cfg.get("head")) or {}).items()
                         if part["space"] in left_out.get("space", ())]
     if not any(left_out.values()):

@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the GPU or of the machine."""
+    # torch.OutOfMemoryError is a RuntimeError; that of the CPU has no class of its own
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory")))
+
+
 @contextmanager
 def fitting(n: int, *, key: str) -> Iterator[None]:
     """Run what handles `n` items at once; `key` is the setting of the batch size.
@@ -17,11 +24,10 @@ def fitting(n: int, *, key: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError; the CPU's has no class
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not isinstance(error, MemoryError) and not any(
-                words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         cure = f"Set {key}={n // 2}" if n > 1 else "Choose a smaller model or image, or a machine with more memory"
         raise ValueError(f"memory: expected room for {n} at once, got none ({said}). {cure}, and run the same command "
                          "again: what is done is kept.") from error

@@ -13,7 +13,9 @@ from brain2img.artifacts import EmbeddingCache, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
+from brain2img.interfaces import Encoder, SubjectAdapter
 from brain2img.stages.build import build, plain
+from brain2img.stages.composing import command
 from brain2img.stages.workspace import FoldRun, given_overrides, prepared_folder
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def check_new(subject: str | None, prepared: PreparedStudy, run: FoldRun) -> str
             f"subject {subject!r}: expected one that the run does not know, got one it was trained with"
             + (f", there with other signals ({difference}). Its weights fit those alone: prepare the study as it was "
                "then, or train another run." if difference else
-               f". Decode it with predict.py run={run.folder.parent}."))
+               f". Decode it: {command('scripts/predict.py', run=str(run.folder.parent))}"))
     modality = run.prepared.modality if _has_study(run) else prepared.modality
     if prepared.modality != modality:
         raise ValueError(f"study {prepared.name}: expected one of the run's modality ({modality}), got "
@@ -79,7 +81,7 @@ def _difference(prepared: PreparedStudy, run: FoldRun, subject: str) -> str:
 
 def _has_study(run: FoldRun) -> bool:
     """Tell whether the prepared study of a run is still there."""
-    return (run.root / run.manifest["paths"]["prepared"] / "manifest.json").exists()
+    return (run.stored(run.manifest["paths"]["prepared"]) / "manifest.json").exists()
 
 
 def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
@@ -92,8 +94,8 @@ def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingC
     """
     found: dict[str, EmbeddingCache] = {}
     for name, path in run.manifest["paths"]["caches"].items():
-        uid = read_manifest(run.root / path, what=f"embeddings of space {name!r}")["config"]["uid"]
-        for folder in (run.root / path, *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
+        uid = read_manifest(run.stored(path), what=f"embeddings of space {name!r}")["config"]["uid"]
+        for folder in (run.stored(path), *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
             if (folder / "manifest.json").exists() and _is(read_manifest(folder), uid=uid, prepared=prepared):
                 found.setdefault(name, EmbeddingCache(folder))
         if name not in found:
@@ -153,8 +155,8 @@ def check_signals(run: FoldRun, data: BrainData) -> None:
                          "with the run's window inside what is kept.")
     config, beside = run.manifest["config"], dataclasses.replace(known, subject=f"{known.subject} of the run")
     with torch.random.fork_rng(devices=[]):
-        encoder = build(config["encoder"], specs={beside.subject: beside})
-        build(config["adapter"], specs={beside.subject: beside, new.subject: new}, grid=encoder.grid)
+        encoder = build(config["encoder"], Encoder, specs={beside.subject: beside})
+        build(config["adapter"], SubjectAdapter, specs={beside.subject: beside, new.subject: new}, grid=encoder.grid)
 
 
 def check_splits(run: FoldRun, data: BrainData) -> None:
