@@ -66,7 +66,7 @@ def content_of_files(files: Mapping[str, Path]) -> dict[str, str]:
     known, found, new = _kept(), {}, {}
     for name, path in files.items():
         with reading(path, what="file"):
-            place, state = str(path.resolve()), _state(path)
+            place, state = os.path.abspath(path), _state(path)
         if place in known and known[place][0] == state:
             found[name] = known[place][1]
         else:
