@@ -65,7 +65,9 @@ class Dataset:
             from brain2img.data.simulate.sensors import helmet
 
             names, positions, _ = helmet()
-            chosen = [i for i, name in enumerate(names) if name.startswith(("MLO", "MRO"))][:12]
+            # occipital and temporal ones, which the demo decodes from
+            chosen = [i for start in ("MLO", "MLT") for i, name in enumerate(names) if name.startswith(start)]
+            chosen = [*chosen[:6], *chosen[-6:]]
             info = mne.create_info([names[i] for i in chosen], self.sfreq, "mag")
             for channel, place in zip(info["chs"], positions[chosen], strict=True):
                 channel["loc"][:3], channel["loc"][3:] = place, np.eye(3).ravel()
