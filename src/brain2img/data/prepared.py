@@ -143,7 +143,8 @@ class PreparedWriter:
             if column not in trials:
                 trials[column] = None
         trials = trials[list(TRIAL_COLUMNS)]
-        if spec.modality in ("eeg", "meg") and spec.units in SI and not spec.whitened and not self.any_amplitude:
+        physical = spec.modality in ("eeg", "meg") and set(spec.units.split(" and ")) <= set(SI) and not spec.whitened
+        if physical and not self.any_amplitude:
             sessions = [_Plausible(session, ch_types=spec.ch_types or (_TYPES[spec.units],) * spec.n_channels,
                                    what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}",
                                    cure=_CURE if self.any_amplitude is None else _CURE + _SWITCH)
