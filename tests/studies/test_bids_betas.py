@@ -240,7 +240,7 @@ def test_several_derivatives_suffixes_and_spaces_are_told_apart(data, copy, tmp_
         prepare(copy, tmp_path / "e", maps={"derivative": "derivatives/glm"})
 
 
-def test_the_identity_of_the_raw_files(data, copy):
+def test_the_identity_of_the_raw_files(data, copy, repair):
     first = BIDSBetas().raw_id(data.root)
     assert first == BIDSBetas().raw_id(copy)
     mask = copy / MASK.replace("sub-*", "sub-01")
@@ -248,7 +248,11 @@ def test_the_identity_of_the_raw_files(data, copy):
     ids = [first, BIDSBetas(voxels={"mask": MASK}).raw_id(copy), BIDSBetas(voxels={"mask": MASK}).raw_id(data.root)]
     path = next(copy.rglob("*_events.tsv"))
     path.write_text(path.read_text().replace("p00", "p01"))
-    assert len({*ids, BIDSBetas().raw_id(copy)}) == 4
+    ids.append(BIDSBetas().raw_id(copy))
+    repair(next(copy.rglob("*betas.nii.gz")))
+    ids.append(BIDSBetas().raw_id(copy))
+    repair(next(copy.rglob("stimuli/**/*.png")))
+    assert len({*ids, BIDSBetas().raw_id(copy)}) == 6
 
 
 def test_two_subjects_and_those_named(tmp_path):

@@ -325,15 +325,16 @@ def test_settings_that_cannot_be_are_refused(changes, message):
         BIDS(**changes)
 
 
-def test_the_identity_of_the_raw_files(eeg, copy):
+def test_the_identity_of_the_raw_files(eeg, copy, repair):
     study = BIDS()
     first = study.raw_id(eeg.root)
     assert first == study.raw_id(copy), "where it lies does not matter"
     edited(copy, lambda t: t.assign(stim_file=t["stim_file"][::-1].to_numpy()))
     second = study.raw_id(copy)
-    recording = next(copy.rglob("*.eeg"))
-    recording.write_bytes(recording.read_bytes() + b"0")
-    assert len({first, second, study.raw_id(copy)}) == 3
+    repair(next(copy.rglob("*.eeg")))
+    third = study.raw_id(copy)
+    repair(next(copy.rglob("stimuli/**/*.png")))
+    assert len({first, second, third, study.raw_id(copy)}) == 4
 
 
 @pytest.mark.slow

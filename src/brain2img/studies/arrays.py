@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest
+from brain2img.data.pictures import SUFFIXES
 from brain2img.data.prepared import SPLITS, PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.trials import Split
 from brain2img.interfaces import Study
 from brain2img.records import MODALITIES, SignalSpec
@@ -28,7 +29,7 @@ from brain2img.studies.arrays_files import (
     read_table,
     table_named,
 )
-from brain2img.studies.arrays_stimuli import PICTURES, Channels, read_channels, read_stimuli
+from brain2img.studies.arrays_stimuli import Channels, read_channels, read_stimuli
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ UNITS: Mapping[str, tuple[str, float, tuple[float, float]]] = {
     "psc": ("percent signal change", 1.0, (0.0, 1e4))}
 _KNOWN = ("subject", "stimulus_id", "session", "run", "onset", "duration", "repetition", "split", "row")
 _SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
-_PART_BYTES = {"array": 1_000_000, "picture": 16_000}
 
 
 class Arrays(Study):
@@ -114,11 +114,11 @@ class Arrays(Study):
         return Path(raw).resolve()
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a digest of the tables, of names and sizes of all files, and of parts of arrays and pictures."""
+        """Return a hash of the names and the content of all files."""
         raw = self._existing(raw)
         files = [path for path in sorted(raw.rglob("*")) if path.is_file() and not path.name.startswith((".", "~"))
-                 and path.suffix.lower() in (*ARRAYS, *PICTURES, ".csv", ".tsv", ".parquet", ".gz", ".nii")]
-        return digest([[str(path.relative_to(raw)), path.stat().st_size, _content(path)] for path in files])
+                 and path.suffix.lower() in (*ARRAYS, *SUFFIXES, ".csv", ".tsv", ".parquet", ".gz", ".nii")]
+        return digest(content_of_files({str(path.relative_to(raw)): path for path in files}))
 
     def _signals(self, raw: Path) -> dict[str, Path]:
         """Return subject -> its file."""
@@ -349,17 +349,3 @@ def _refuse_duplicates(trials: pd.DataFrame, path: Path) -> None:
             raise ValueError(f"{path}: expected every trial in one line, got {len(twice)} lines again (first: {first}, "
                              f"line {int(twice.index[0]) + 2}). Remove what stands there twice, or correct the column "
                              f"{keys[-1]!r}.")
-
-
-def _content(path: Path) -> str:
-    """Return a digest of a file; of large arrays and pictures of their beginning, middle and end."""
-    size, state = path.stat().st_size, hashlib.sha256()
-    part = _PART_BYTES.get("array" if path.suffix.lower() in ARRAYS else
-                           "picture" if path.suffix.lower() in PICTURES else "", size)
-    if size <= 4 * part:
-        return file_digest(path)
-    with path.open("rb") as file:
-        for start in (0, size // 2, size - part):
-            file.seek(start)
-            state.update(file.read(part))
-    return state.hexdigest()[:16]

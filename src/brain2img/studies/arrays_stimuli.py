@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brain2img.data.pictures import SUFFIXES, picture_size
 from brain2img.studies.arrays_files import likely, numbers, read_table, table_named
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 #: Types of channels that a brain does not drive: they are left out.
 _OTHER_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref_meg", "bio", "resp", "syst", "exci", "trig", "trigger")
 _METRES = 1.0
@@ -110,7 +110,7 @@ def _files(raw: Path, folder: Path, table: pd.DataFrame, *, trials: str) -> tupl
         return paths, []
     if not folder.is_dir():
         return [None] * len(table), []
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file()
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
                       and not path.name.startswith("."))
     if not pictures:
         return [None] * len(table), []
@@ -129,16 +129,10 @@ def _files(raw: Path, folder: Path, table: pd.DataFrame, *, trials: str) -> tupl
 
 def _check_sizes(paths: Sequence[Path], *, image_size: int | None) -> None:
     """Refuse pictures that cannot be opened, and where no size is asked for, those of several sizes."""
-    from PIL import Image
-
     sizes: Counter[tuple[int, int]] = Counter()
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                sizes[image.size] += 1
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: expected a picture, got a file that cannot be read as one ({error}). Save it "
-                             "again as PNG.") from error
+        height, width = picture_size(path)
+        sizes[width, height] += 1
     if image_size is None and len(sizes) > 1:
         shown = ", ".join(f"{n} of {w} x {h}" for (w, h), n in sizes.most_common(3))
         raise ValueError(f"{paths[0].parent}: expected pictures of one size, got {len(sizes)} sizes ({shown}). Type "

@@ -11,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest, write_table
+from brain2img.artifacts import digest, write_table
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
 from brain2img.studies.bids_files import (
@@ -22,6 +23,7 @@ from brain2img.studies.bids_files import (
     dataset_folder,
     datatype_folders,
     matching_files,
+    path_in,
     table_of,
 )
 from brain2img.studies.bids_recordings import (
@@ -101,18 +103,14 @@ class BIDS(Study):
             datatype, quality=self.quality)
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of all files of the recordings, and of the content of the tables."""
+        """Return a hash of the names and the content of recordings, tables and pictures."""
         root = dataset_folder(raw)
-        found = []
+        found = self.pictures.files(root)
         for subject in self._recordings(root):
             for folder in datatype_folders(root, subject, self.modality):
                 found += [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        tables = [path for path in found if path.suffix in _TABLES]
-        tables += sorted(path for path in root.glob("*.tsv") if path.is_file())
-        if (table := self.pictures.table_path(root)) is not None:
-            tables.append(table)
-        return digest([[(str(p.relative_to(root)), p.stat().st_size) for p in found if p.suffix not in _TABLES],
-                       [file_digest(path) for path in tables]])
+        found += [path for path in root.glob("*.tsv") if path.is_file()]
+        return digest(content_of_files({path_in(root, path): path for path in found}))
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the dataset `raw`; tables and heads are read and checked before any signal."""

@@ -11,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
 from brain2img.studies.bids_files import (
@@ -23,6 +24,7 @@ from brain2img.studies.bids_files import (
     dataset_folder,
     datatype_folders,
     matching_files,
+    path_in,
     table_of,
 )
 from brain2img.studies.bids_maps import MAPS, NONZERO, VOLUMES, Columns, MapFile, MapSession, chosen_columns, open_maps
@@ -147,21 +149,18 @@ class BIDSBetas(Study):
         self.split = settings_of(Holdout, split, name="split")
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the maps, and of the content of events, masks and labels."""
+        """Return a hash of the names and the content of maps, events, masks, labels and pictures."""
         root = dataset_folder(raw)
         derivative = self._derivative(root)
-        large, small = [], []
+        found = self.pictures.files(root)
         for subject in self._files(root, derivative):
-            large += [path for folder in datatype_folders(derivative, subject, "func")
-                      for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".tsv", ".json")]
+            found += [path for folder in datatype_folders(derivative, subject, "func")
+                      for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"]
             for place in {root, derivative}:
-                small += sorted((place / f"sub-{subject}").rglob("*.tsv"))
-            small += [path for setting in ("mask", "atlas", "labels")
+                found += (place / f"sub-{subject}").rglob("*.tsv")
+            found += [path for setting in ("mask", "atlas", "labels")
                       if (path := self.voxels.path(setting, root=root, subject=subject))]
-        if (table := self.pictures.table_path(root)) is not None:
-            small.append(table)
-        return digest([[(str(p.relative_to(root)), p.stat().st_size) for p in large],
-                       [file_digest(path) for path in sorted(set(small))]])
+        return digest(content_of_files({path_in(root, path): path for path in found}))
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the dataset `raw`; tables and heads are read and checked before any map."""

@@ -182,6 +182,11 @@ def matching_files(folder: Path, *, entities: Mapping[str, Any]) -> list[BIDSFil
         for key, values in asked.items())]
 
 
+def path_in(root: Path, path: Path) -> str:
+    """Return what of a path stays when the dataset is moved."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def datatype_folders(root: Path, subject: str, datatype: str) -> list[Path]:
     """Return the folders of a subject that hold a datatype, session by session."""
     here = root / f"sub-{subject}"

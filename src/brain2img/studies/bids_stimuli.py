@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from brain2img.data.pictures import picture_files
 from brain2img.data.prepared import check_splits
 from brain2img.data.units import UNITS, divided, units
 from brain2img.studies.bids_files import read_table
@@ -18,7 +19,6 @@ from brain2img.studies.bids_files import read_table
 log = logging.getLogger(__name__)
 
 #: Endings of pictures, and names that people give to columns and splits.
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _ID_COLUMNS = ("stimulus_id", "stim_id", "stim_file", "file", "filename")
 _FILE_COLUMNS = ("stim_file", "file", "filename")
 _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -63,6 +63,12 @@ class Pictures:
                              "Correct study.stimuli.table.")
         return path if path.is_file() else None
 
+    def files(self, root: Path) -> list[Path]:
+        """Return the files that pictures, or what is said of them, may be read from."""
+        folder = root / self.folder
+        table = self.table_path(root)
+        return ([] if table is None else [table]) + (picture_files(folder) if folder.is_dir() else [])
+
     def described(self, root: Path) -> pd.DataFrame:
         """Return the table of the pictures with its ids as index, empty where there is none."""
         path = self.table_path(root)
@@ -99,7 +105,7 @@ class Pictures:
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected the folder of the pictures, got no such folder. Put them there, or "
                              "set study.stimuli.folder.")
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("._"))
+        files = picture_files(folder)
         places: dict[str, list[Path]] = {}
         for path in files:
             place = path.relative_to(folder).as_posix().lower()
