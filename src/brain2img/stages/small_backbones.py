@@ -90,7 +90,8 @@ class _Workshop:
     def train(self, part: str) -> None:
         """Train one part; what it needs of others is embedded first."""
         work, out = self.folder / "work" / part, self.out(part)
-        given: dict[str, Any] = {"plan": Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])}), "work": work, "out": out}
+        plan = Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])})
+        given: dict[str, Any] = {"plan": plan, "work": work, "out": out}
         actions: dict[str, Callable[[], None]] = {
             "clip": lambda: self._clip(**given),
             "dino": lambda: train_dino(images=self.images, **given),
