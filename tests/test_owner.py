@@ -15,7 +15,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from brain2img.artifacts import claim, open_folder, owner, release_all, waiting
-from brain2img.artifacts.owner import Owner, beside
+from brain2img.artifacts.owner import beside
+from brain2img.artifacts.process import Owner, state_of
 
 ASKED = {"stage": "train", "config": {"lr": 0.1}, "inputs": {"prepared": "a"}}
 HOLD = """
@@ -100,7 +101,7 @@ def test_waiting_ends(tmp_path):
     ({"boot": "another"}, 90, True),
     ({"processes": "container"}, 250, False),
     ({"processes": "container"}, 350, True),
-    ({"pid": os.getppid(), "began": owner._process(os.getppid())[1]}, 9000, False),  # runs: signs are not asked for
+    ({"pid": os.getppid(), "began": state_of(os.getppid())[1]}, 9000, False),  # runs: signs are not asked for
     ({"pid": os.getppid(), "began": "1"}, 0, True),  # its number was given to another process
     ({"pid": 2**22 + 1}, 0, True),  # above any
     ({"host": "elsewhere", "job": "77"}, 0, True),  # SLURM restarted this very job, see below
