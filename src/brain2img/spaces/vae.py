@@ -68,7 +68,7 @@ class VAELatents(Space):
 
         cls = getattr(diffusers, self._config["_class_name"])
         made = load_diffusers(cls, self.model, what=f"space {self.name!r}", subfolder=self.subfolder or None,
-                              dtype=torch.float32)
+                              dtype=torch.float32, kind="an autoencoder")
         return made.eval().requires_grad_(False).to(self.device)
 
     def _missing(self, error: Exception) -> ValueError:
