@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def toy(tmp_path: Path):
 
     def make(*, modality: str = "fmri", snr: float = 3.0, seed: int = 0, n_channels: int = 12, n_times: int = 1,
              normalisation: dict | None = None, split: dict | None = None, sessions: int = 1, **changes):
-        folder = tmp_path / f"toy-{modality}-{seed}-{snr}-{sessions}"
+        folder = tmp_path / "outputs" / f"toy-{modality}-{seed}-{snr}-{sessions}"
         code, ids = _write_toy(folder, modality=modality, snr=snr, seed=seed, n_channels=n_channels, n_times=n_times,
                                sessions=sessions, **changes)
         cache = folder / "cache"
@@ -94,6 +95,23 @@ def _write_toy(folder: Path, *, modality: str, snr: float, seed: int, n_channels
 
 
 @pytest.fixture
+def repair():
+    """Return a function that changes the byte in the middle of a file and leaves its size and its time."""
+
+    def change(path: Path) -> None:
+        state = path.stat()
+        with path.open("r+b") as file:
+            file.seek(state.st_size // 2)
+            byte = file.read(1)[0]
+            file.seek(state.st_size // 2)
+            file.write(bytes([byte ^ 1]))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert path.stat().st_size == state.st_size
+
+    return change
+
+
+@pytest.fixture
 def command(tmp_path: Path, monkeypatch, capsys):
     """Return a function that runs a script in this process and returns its exit code and what it printed."""
     scripts = Path(__file__).parents[1]
@@ -102,12 +120,18 @@ def command(tmp_path: Path, monkeypatch, capsys):
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [str(scripts / script), f"paths.outputs={tmp_path / 'outputs'}", *arguments])
         handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # so that it is as it was, when the test is over
+        monkeypatch.delenv("HYDRA_FULL_ERROR")
+        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
         capsys.readouterr()
         code = 0
         try:
             runpy.run_path(str(scripts / script), run_name="__main__")
         except SystemExit as stop:
             code = int(stop.code or 0)
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
         finally:
             logging.getLogger().handlers[:] = handlers
             logging.getLogger().setLevel(level)
@@ -134,6 +158,7 @@ def digits(tmp_path: Path):
         for image, label in zip(images, labels, strict=True):
             row = rng.integers(1, side - 3)
             image[row:row + 3, (label - 1) * side // 2:(label - 1) * side // 2 + 3] = rng.integers(150, 255)
+        images += np.random.default_rng([seed, 1]).integers(0, 40, images.shape) * (images == 0)  # all are different
         stimuli = images.transpose(0, 2, 1).reshape(n, -1)
         responses = (stimuli / 255) @ rng.standard_normal((side * side, n_voxels))
         responses += 0.3 * rng.standard_normal(responses.shape)

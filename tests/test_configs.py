@@ -16,7 +16,7 @@ import brain2img.interfaces as interfaces
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 ROOTS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
-DATA_PREP = ("download", "simulate")  # roots whose scripts stand in data_prep/
+DATA_PREP = ("download", "new_study", "simulate")  # roots whose scripts stand in data_prep/
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
                      for p in (CONFIGS / "experiment").rglob("*.yaml"))
 INTERFACES = {"study": "Study", "space": "Space", "augmentation": "Augmentation", "adapter": "SubjectAdapter",

@@ -321,7 +321,7 @@ def test_files_give_the_same_prior_and_refuse_another(tmp_path, make, change):
                           prior.sample(predicted, generators=generators(300)))
     with pytest.raises(ValueError, match=rf"one of others:\n  {next(iter(change))}: .* asked for\nFit the prior again"):
         make(**change).load(tmp_path / "saved")
-    with pytest.raises(ValueError, match=r"expected prior.json, got nothing. Run the fit_prior stage"):
+    with pytest.raises(ValueError, match=r"prior\.json: expected a whole JSON file, got nothing there\. Fit the prior"):
         make().load(tmp_path)
     weights = tmp_path / "saved" / "prior.safetensors"
     arrays = load_file(weights)

@@ -161,15 +161,15 @@ class _State:
             self._load()
 
     def _load(self) -> None:
-        stored = read_torch_file(self.path, what=f"checkpoint {self.path}",
-                                 cure=f"Move {self.path.parent} away to begin anew.")
+        again = f"Move {self.path.parent} away to begin anew."
+        stored = read_torch_file(self.path, what=f"checkpoint {self.path}", cure=again)
         shapes = {k: tuple(v.shape) for k, v in self.model.state_dict().items()}
         got = {k: tuple(v.shape) for k, v in stored["model"].items()}
         if stored["plan"] != vars(self.plan) or got != shapes:
             changed = [f"{k}: {stored['plan'].get(k)} there, {v} here" for k, v in vars(self.plan).items()
                        if stored["plan"].get(k) != v] or ["the layers of the model"]
             raise ValueError(f"checkpoint {self.path}: expected one of the same plan and model, got another "
-                             f"({'; '.join(changed)}). Move {self.path.parent} away to begin anew.")
+                             f"({'; '.join(changed)}). {again}")
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
         if self.average is not None:

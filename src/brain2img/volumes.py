@@ -36,6 +36,10 @@ def geometry(spec: SignalSpec, *, needs_affine: bool = False) -> tuple[np.ndarra
     what = f"voxels of subject {spec.subject!r}"
     lacking = [name for name in ("ijk", "volume_shape", *(("affine",) if needs_affine else ()))
                if getattr(spec, name) is None]
+    if lacking == ["affine"]:
+        raise ValueError(f"{what}: expected their places in millimetres, got no affine. The volumes had none when the "
+                         "study was prepared (sform_code and qform_code 0): write it into them (FSL's fslcpgeom) and "
+                         "prepare again, or choose parts that need none (encoder.align=shape).")
     if lacking or spec.ijk is None or spec.volume_shape is None:
         raise ValueError(f"{what}: expected their places in a volume, got no {' and no '.join(lacking)}. Prepare the "
                          "study from its volumes (NSD: study.form=nifti or hdf5; repackaged forms have lost the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pickle
 
@@ -80,7 +81,7 @@ def test_truncated_files_are_named(tmp_path, keep):
     path = tmp_path / "x.npy"
     np.save(path, VALUES, allow_pickle=True)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"x\.npy: expected .*(truncated or damaged file of|got no)"):
+    with pytest.raises(ValueError, match=r"x\.npy: expected .*(truncated or damaged file of|got an empty)"):
         read_pickled(path, keys=("data",))
 
 
@@ -90,6 +91,54 @@ def test_other_content_is_named(tmp_path):
     np.save(tmp_path / "x.npy", {"a": 1}, allow_pickle=True)
     with pytest.raises(ValueError, match=r"x\.npy: expected a dictionary with data, got \['a'\]"):
         read_pickled(tmp_path / "x.npy", keys=("data",))
-    np.save(tmp_path / "x.npy", np.zeros(3))
-    with pytest.raises(ValueError, match=r"x\.npy: expected"):
-        read_pickled(tmp_path / "x.npy", keys=("data",))
+    for plain, got in ((np.zeros(3), r"\(3,\) of float64"), (np.float64(2.5), r"\(\) of float64")):
+        np.save(tmp_path / "x.npy", plain)
+        with pytest.raises(ValueError, match=rf"x\.npy: expected a pickled dictionary .* a plain array {got}. Give"):
+            read_pickled(tmp_path / "x.npy", keys=("data",))
+
+
+SCALARS = [np.float64(2.5), np.int16(-3), np.bool_(True), np.str_("a"), np.bytes_(b"b"), np.datetime64("2024-05-01"),
+           np.array(1.5), np.float32, {1, 2}, collections.OrderedDict(a=1), 2j]
+
+
+@pytest.mark.parametrize("protocol", ["npy", 2, 4, 5])
+@pytest.mark.parametrize("value", SCALARS, ids=lambda value: type(value).__name__)
+def test_scalars_and_plain_containers_are_no_damage(tmp_path, protocol, value):
+    path = tmp_path / "x.npy"
+    if protocol == "npy":
+        np.save(path, {"data": value}, allow_pickle=True)
+    else:
+        dump(path, {"data": value}, protocol)
+    found = read_pickled(path, keys=("data",))["data"]
+    assert found == value
+    assert isinstance(value, type(found))  # an ordered dictionary is a plain one
+
+
+def test_names_of_either_numpy(tmp_path):
+    """NumPy 1 calls ``numpy.core`` what NumPy 2 calls ``numpy._core``; both may be read by the other."""
+    content = pickle.dumps({"data": np.float64(2.5), "x": np.arange(3)}, protocol=2)
+    assert b"numpy._core" in content
+    for other in (b"numpy.core", b"numpy._core"):
+        (tmp_path / "x").write_bytes(content.replace(b"numpy._core", other))
+        values = read_pickled(tmp_path / "x", keys=("data", "x"))
+        assert values["data"] == 2.5
+        np.testing.assert_array_equal(values["x"], np.arange(3))
+
+
+def test_arrays_of_python_2(tmp_path):
+    """Its strings are bytes: of an array above 127 they are no ASCII."""
+    (tmp_path / "x").write_bytes(
+        b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\nscalar\nq\x03cnumpy\ndtype\nq\x04U\x02f8K\x00K\x01"
+        b"\x87Rq\x05(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"U\x08" + np.float64(-1e300).tobytes() + b"\x86Rq\x06u.")
+    assert read_pickled(tmp_path / "x", keys=("data",))["data"] == -1e300
+
+
+def test_a_matrix_and_a_map_of_a_file_are_arrays(tmp_path):
+    mapped = np.memmap(tmp_path / "map", mode="w+", dtype="f4", shape=(3,))
+    mapped[:] = (1, 2, 3)
+    dump(tmp_path / "x", {"data": mapped, "matrix": np.array([[1, 2]]).view(np.matrix)}, 4)
+    values = read_pickled(tmp_path / "x", keys=("data", "matrix"))
+    assert type(values["data"]) is type(values["matrix"]) is np.ndarray
+    assert values["data"].tolist() == [1, 2, 3]
+    assert values["matrix"].tolist() == [[1, 2]]

@@ -17,7 +17,7 @@ from brain2img.records import SignalSpec
 COUNTS = {"ses-2": 5, "ses-10": 3, "ses-1": 4, **{f"ses-{i}": 2 for i in range(3, 9)}}
 N = sum(COUNTS.values())
 SIGNALS = np.random.default_rng(0).standard_normal((N, 3, 2)).astype(np.float32)
-SPEC = SignalSpec(subject="sub-01", modality="eeg", units="V", n_channels=3, n_times=2, sfreq=100.0)
+SPEC = SignalSpec(subject="sub-01", modality="eeg", units="a.u.", n_channels=3, n_times=2, sfreq=100.0)
 TRIALS = pd.DataFrame({"stimulus_id": [f"s{i}" for i in range(N)], "split": "train", "repetition": 0,
                        "session": [name for name, n in COUNTS.items() for _ in range(n)]})
 

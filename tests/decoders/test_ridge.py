@@ -60,7 +60,14 @@ def test_weights_of_other_signals_are_refused(toy, tmp_path):
         Ridge(specs=data.specs, targets=data.target_specs).load(tmp_path / "nowhere")
 
 
-def test_too_few_stimuli_are_refused(toy, tmp_path):
+def test_few_stimuli_have_fewer_inner_folds_and_too_few_are_refused(toy, tmp_path, caplog):
     data = toy()
-    with pytest.raises(ValueError, match="expected at least 60 for 30 inner folds, got 40"):
-        fitted(data, tmp_path, cv=30)
+    with caplog.at_level("WARNING"):
+        fewer = fitted(data, tmp_path / "a", cv=30)
+    assert "40 training stimuli are enough for 20 inner folds, not for decoder.cv=30" in caplog.text
+    batch = data.batch(data.items("test"))
+    np.testing.assert_array_equal(fewer.predict(batch)["code"],
+                                  fitted(data, tmp_path / "b", cv=20).predict(batch)["code"])
+    data.trials = data.trials[(data.trials["split"] != "train") | (data.trials["stimulus_id"] < "train-003")]
+    with pytest.raises(ValueError, match=r"'sub-01': expected at least 4 for inner folds, got 3\."):
+        fitted(data, tmp_path / "c")

@@ -199,3 +199,10 @@ def test_messages():
         records(scores.assign(value=[np.nan, *scores["value"][1:]]), level, generator=rng)
     with pytest.raises(ValueError, match=r"baseline: expected one of the decoders \['deep', 'ridge'\].*got 'mean'"):
         differences(scores, baseline="mean", generator=rng)
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2425), (1.0, 0.7575, 1.0)])
+def test_a_mean_over_subjects_that_are_all_wrong_or_all_right_has_an_interval(value, low, high):
+    scores = table(np.random.default_rng(0), decoders=("deep",), n=12, proportion=True).assign(value=value)
+    mean = by(records(scores, chances(scores), generator=np.random.default_rng(0)), subject="mean")
+    np.testing.assert_allclose([mean["value"], mean["low"], mean["high"]], [value, low, high], atol=1e-4)  # Wilson, 12

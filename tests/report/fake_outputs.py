@@ -78,7 +78,8 @@ class FakeOutputs:
             signals = self.rng.normal(size=(len(table), spec.n_channels, spec.n_times))
             if spec.positions is not None:
                 wave = np.exp(-((spec.times - 0.17) / 0.05) ** 2) - np.exp(-((spec.times - 0.1) / 0.03) ** 2)
-                signals = 1e-6 * (signals - 40 * spec.positions[:, 1, None] / 0.1 * wave)
+                signals = signals - 40 * spec.positions[:, 1, None] / 0.1 * wave
+                signals *= 1e-11 if spec.units == "T/m" else 1e-6
             writer.add_subject(spec, trials=table, signals=[signals.astype("float32")])
         ids = list(dict.fromkeys(table["stimulus_id"]))
         self.images[study] = squares(len(ids), self.rng, size=size, grey=grey) if images is None else images

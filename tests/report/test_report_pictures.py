@@ -10,7 +10,7 @@ import pytest
 from fake_outputs import N_TEST, N_TRAIN, FakeOutputs, fmri_spec
 from rich.console import Console
 
-from brain2img.report.drawing import MOST_LINES, _font, draw_grid, wrapped
+from brain2img.report.drawing import MOST_LINES, draw_grid, font, wrapped
 from brain2img.report.grid import build_grid
 from brain2img.report.made import made_results
 from brain2img.report.reading import Results
@@ -144,7 +144,7 @@ def test_sentences_are_wrapped():
     lines = wrapped(text, 190, 21)
     assert len(lines) == MOST_LINES
     assert lines[-1].endswith("…")
-    assert all(_font(21).getlength(line.removesuffix(" …")) <= 190 for line in lines)
+    assert all(font(21).getlength(line.removesuffix(" …")) <= 190 for line in lines)
     assert wrapped("a red apple", 400, 21) == ["a red apple"]
 
 

@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
+from brain2img.artifacts import keep_contents
+
 SMALL = ["experiment=digit69/ridge", "split.n_repeats=1", "split.n_folds=2", "space.pixels.size=8", "decoder.cv=2"]
 
 
@@ -58,7 +60,7 @@ def test_wrong_raw_files(command, digits, tmp_path, changes, parts):
 def test_truncated_raw_file(command, digits, tmp_path):
     raw = digits()
     raw.write_bytes(raw.read_bytes()[:2000])
-    refused(command("data_prep/digit69.py", f"raw={raw}"), "digits.mat: expected a whole MATLAB v5 file",
+    refused(command("data_prep/digit69.py", f"raw={raw}"), "digits.mat: expected a whole MATLAB file",
             "Fetch it again")
 
 
@@ -113,9 +115,12 @@ def test_checkpoint_that_does_not_fit(command, trained):
     weights = run / "fold-0_seed-0" / "ridge_0_0" / "coefficients.npy"
     assert np.load(weights).shape == (64, 31)
     np.save(weights, np.zeros((3, 5), dtype=np.float32))
+    refused(command("scripts/predict.py", f"run={run}"), "coefficients.npy: expected the 8064 bytes that were written")
+    keep_contents(weights.parents[1])
     refused(command("scripts/predict.py", f"run={run}"), "expected weights (31, 64) for subject 'sub-01'",
             "got (5, 3)")
     weights.write_bytes(weights.read_bytes()[:100])
+    keep_contents(weights.parents[1])
     refused(command("scripts/predict.py", f"run={run}"), "ridge_0_0/coefficients.npy: expected a whole .npy array")
 
 
@@ -123,7 +128,8 @@ def test_truncated_signals(command, trained):
     arguments, outputs = trained
     signals = next((outputs / "prepared").rglob("signals_*.npy"))
     signals.write_bytes(signals.read_bytes()[:300])
-    refused(command("scripts/train.py", *arguments, "name=other"), "truncated or damaged", "overwrite=true")
+    refused(command("scripts/train.py", *arguments, "name=other"), "got 300: the file was truncated or damaged",
+            "Run the stage prepare again with overwrite=true")
 
 
 def test_a_stimulus_in_two_splits(command, trained):
@@ -134,6 +140,7 @@ def test_a_stimulus_in_two_splits(command, trained):
     trials = pd.read_parquet(path)
     trials.loc[len(trials) - 1, "stimulus_id"] = trials.loc[0, "stimulus_id"]
     trials.to_parquet(path)
+    keep_contents(path.parent)
     refused(command("scripts/train.py", *arguments, "name=other", "split={kind: study, n_folds: 1}"),
             "expected every stimulus in one split over all subjects", "'train-0000' in test and train")
 

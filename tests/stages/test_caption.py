@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,13 @@ import torch
 import brain2img.stages.caption as stage
 from brain2img.artifacts import Captions, Predictions, open_folder, write_array
 from brain2img.interfaces import Captioner
-from brain2img.records import EmbeddingSpec
+from brain2img.metrics.caption_attributes import CaptionAttributes
+from brain2img.metrics.caption_overlap import CaptionOverlap
+from brain2img.records import Decoded, EmbeddingSpec
 from brain2img.stages.embed import embed
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
+from brain2img.stages.scoring import _fits
 from brain2img.stages.train import train
 
 SUBJECTS, STIMULI, WIDTH = ("sub-01", "sub-02"), 5, 12
@@ -176,3 +180,19 @@ def test_nearest_captions_are_those_of_the_training_stimuli(composed, tmp_path):
              if i.startswith("train")}
     assert set(said.captions()) <= first
     assert len(set(said.captions())) > 20
+
+
+def test_a_study_without_captions_loses_what_needs_them_and_nothing_else(composed, outputs, counting, monkeypatch,
+                                                                        caplog):
+    table = pd.DataFrame({"captions": [[]] * STIMULI})
+    run = SimpleNamespace(data=lambda: SimpleNamespace(study=SimpleNamespace(stimulus_table=table)))
+    monkeypatch.setattr(stage, "fold_run", lambda *_: run)
+    assert len(stage.caption(config(composed))) == len(CONDITIONS), "a captioner that has learned elsewhere"
+    monkeypatch.setattr(Counting, "fits", True)
+    assert stage.caption(config(composed, "overwrite=true")) == []
+    assert "caption nearest_caption: left out, for the training stimuli have no captions to learn from" in caplog.text
+    said = {"truth": np.arange(2), "gallery_ids": ("a", "b"), "captions": ["one", "two"]}
+    without, beside = Decoded(**said), Decoded(**said, gallery_captions=[["one"], ["two"]])
+    assert not _fits(CaptionOverlap(), without, of="captions")
+    assert _fits(CaptionOverlap(), beside, of="captions")
+    assert _fits(CaptionAttributes.tiny(), without, of="captions"), "compares with attributes"

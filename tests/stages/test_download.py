@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import inspect
 import io
 import shutil
+import threading
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -18,11 +18,12 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from services import Services, services
 
+from brain2img.artifacts import claim
 from brain2img.data import fetching
 from brain2img.data.fetching import Part, fetch, unpack
 from brain2img.data.remote import OSF, S3, Figshare, HuggingFace, fits
 from brain2img.stages.build import build_study
-from brain2img.stages.download import Item, download
+from brain2img.stages.download import Item, Wanted, download
 from brain2img.studies.nsd import FORMS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "download").glob("*.yaml"))
@@ -212,11 +213,26 @@ def test_more_than_was_listed_is_refused(web, tmp_path):
 
 def test_two_processes_do_not_write_one_file(web, tmp_path):
     source = at(web, "osf", {"a.bin": DATA})
-    (file,) = source.files("a.bin")
-    with Part.of(tmp_path / "a.bin", file).open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="expected to be the only one who writes it"):
-            fetch(source, file, tmp_path / "a.bin")
+    one = Wanted("item", source, source.files("a.bin")[0], tmp_path / "a.bin", None)
+    errors = []
+
+    def other():
+        try:
+            one.get(arrived=lambda n: None, overwrite=False, password=None)
+        except ValueError as error:
+            errors.append(str(error))
+
+    with claim(tmp_path / "a.bin"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert "a.bin: expected no other command at work there, got another thread" in errors[0]
+    assert left(tmp_path) == []
+    other()
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    asked = len(web.asked)
+    other()
+    assert len(web.asked) == asked, "another command fetched it"
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt"])
@@ -231,7 +247,7 @@ def test_a_damaged_archive_is_refused_and_what_is_unpacked_stays(tmp_path):
     data = bytearray(zipped({"a.bin": DATA, "b.bin": DATA}))
     data[400_000] ^= 255  # within b.bin
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.zip: expected an archive that can be unpacked, got: .*Fetch it again"):
+    with pytest.raises(ValueError, match=r"a\.zip: expected a whole zip archive, got a truncated .*Fetch it again"):
         unpack(tmp_path / "a.zip", tmp_path / "folder")
     assert left(tmp_path / "folder") == ["a.bin"]
 

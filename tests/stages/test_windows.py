@@ -24,8 +24,9 @@ SETTINGS = {"growing": [0.1, 0.3, 0.5], "sliding": {"width": 0.1, "step": 0.1, "
 
 def spec(subject="sub-01", **changes):
     angle = np.arange(len(NAMES))
-    return SignalSpec(**{"subject": subject, "modality": "eeg", "units": "V", "n_channels": len(NAMES), "n_times": 140,
-                         "sfreq": 200.0, "tmin": -0.2, "ch_names": NAMES, "ch_types": ("eeg",) * len(NAMES),
+    return SignalSpec(**{"subject": subject, "modality": "eeg", "units": "a.u.", "n_channels": len(NAMES),
+                         "n_times": 140, "sfreq": 200.0, "tmin": -0.2, "ch_names": NAMES,
+                         "ch_types": ("eeg",) * len(NAMES),
                          "positions": 0.1 * np.column_stack([np.cos(angle), np.sin(angle), 0.05 * angle]), **changes})
 
 

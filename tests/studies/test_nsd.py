@@ -187,7 +187,7 @@ def test_brain_leaves_out_what_a_session_did_not_cover(nsd_sim, nsd_copy, tmp_pa
     valid = nsd_sim.masks(1)["brain"].astype(np.uint8)
     gone = np.argwhere(valid)[7]
     valid[tuple(gone)] = 0
-    nibabel.save(nibabel.Nifti1Image(valid, np.eye(4)),
+    nibabel.save(nibabel.Nifti1Image(valid, nsd_sim.recording(1)[0].affine),
                  raw / "nsddata/ppdata/subj01/func1pt8mm/valid_session02.nii.gz")
     prepared = prepare(raw, tmp_path / "out", voxels="brain", subjects=[1], sessions=1).specs["subj01"]
     assert prepared.n_channels == valid.sum()
@@ -268,7 +268,7 @@ def test_captions_of_coco_are_there_whole_or_not_at_all(nsd_sim, nsd_copy, tmp_p
     refused(raw, tmp_path / "out", r"nsd_stim_info_merged.csv: expected all pictures .*, got none for \d+", **study)
 
 
-def test_the_id_of_raw_files_does_not_depend_on_where_they_lie(nsd_folder, nsd_copy):
+def test_the_id_of_raw_files_does_not_depend_on_where_they_lie(nsd_folder, nsd_copy, repair):
     study = NSD(subjects=SUBJECTS)
     raw = nsd_copy(".nii.gz")
     same = study.raw_id(nsd_folder(".nii.gz"))
@@ -276,7 +276,12 @@ def test_the_id_of_raw_files_does_not_depend_on_where_they_lie(nsd_folder, nsd_c
     assert study.raw_id(nsd_folder(".hdf5")) != same
     rewrite_nifti(raw / "nsddata/ppdata/subj01/func1pt8mm/roi/nsdgeneral.nii.gz",
                   lambda x: np.where(np.arange(x.size).reshape(x.shape) == np.argmax(x > 0), 0, x))  # a voxel fewer
-    assert study.raw_id(raw) != same
+    fewer = study.raw_id(raw)
+    assert fewer != same
+    repair(next(raw.rglob("betas_session01.nii.gz")))
+    repaired = study.raw_id(raw)
+    repair(next(raw.rglob("nsd_stimuli.hdf5")))
+    assert len({same, fewer, repaired, study.raw_id(raw)}) == 4
     unpacked = NSD(subjects=SUBJECTS, shared=982)
     before = unpacked.raw_id(nsd_folder("unpacked"))
     shutil.rmtree(raw)

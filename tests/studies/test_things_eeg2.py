@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
@@ -279,6 +280,12 @@ class Hostile:
         return os.system, ("touch hacked",)
 
 
+def in_microvolts(path):
+    data = np.array(np.load(path, allow_pickle=True).item()["raw_eeg_data"])
+    data[:-1] *= 1e6  # all but the codes
+    edit(path, raw_eeg_data=data)
+
+
 def renamed(path):
     edit(path, ch_names=["Fz" if name == "Oz" else name for name in [*SHUFFLED, "stim"]])
 
@@ -331,6 +338,7 @@ BAD = [
     (TEST, lambda p: edit(p, ch_names=[*SHUFFLED, "stim", "more"]), "expected raw_eeg_data of 65 channels x samples"),
     (TEST, lambda p: edit(p, sfreq=None), r"raw_eeg_test.npy: expected a dictionary with raw_eeg_data, .* got \["),
     (TEST, lambda p: edit(p, comment=Hostile()), r"raw_eeg_test.npy: .* asks for posix.system. It may be hostile"),
+    (TEST, in_microvolts, r"subject 'sub-01', session '01': expected EEG in V .* looks like uV read as V\. Correct"),
     (TEST, nan, r"raw_eeg_test.npy: expected finite values, got NaN or infinity in Cz, at 0 to"),
     ("image_set/training_images", shutil.rmtree, "training_images/.*jpg: expected an image there, got none"),
     (PUBLIC, lambda p: edit(p, times=np.arange(-20, 100) / 100), "expected 250 samples at 250 Hz, got 120 times at"),
@@ -353,6 +361,21 @@ def test_bad_files_are_named_and_leave_nothing_finished(raw, tmp_path, monkeypat
     left = {path.name for path in (tmp_path / "p").iterdir()}
     assert left.isdisjoint({"spec.json", "trials.parquet", "stimuli.parquet", "signals_sub-01.npy"})
     assert not (tmp_path / "hacked").exists()
+
+
+def test_names_in_capitals_are_read_and_what_is_not_read_is_listed(raw, tmp_path):
+    expected = np.array(prepare(raw, tmp_path / "p").signals("sub-01"))
+    subject = (raw / TEST).parents[1]
+    (raw / TEST).rename((raw / TEST).with_name("RAW_EEG_TEST.NPY"))
+    (raw / TEST).parent.rename(subject / (raw / TEST).parent.name.upper())
+    subject.rename(subject.with_name("Sub-01"))
+    image = next((raw / "image_set" / "test_images").glob("*/*"))
+    image.rename(image.with_suffix(image.suffix.upper()))
+    (raw / "notes.txt").write_bytes(b"x")
+    (raw / "._notes.txt").write_bytes(b"x")
+    np.testing.assert_array_equal(prepare(raw, tmp_path / "q").signals("sub-01"), expected)
+    not_read = pd.read_parquet(tmp_path / "q" / "not_read.parquet")["path"].tolist()
+    assert not_read == ["Preprocessed_data_250Hz/", "notes.txt"]
 
 
 def test_trials_cut_off_by_the_end_are_left_out_and_missed(raw, tmp_path, caplog):
@@ -403,13 +426,49 @@ def test_a_concept_that_is_trained_and_tested_is_refused(raw, tmp_path):
         prepare(raw, tmp_path / "p")
 
 
-def test_raw_id_changes_with_a_file_and_not_with_the_place(source, raw):
+def test_raw_id_changes_with_a_file_and_not_with_the_place(source, raw, repair):
     before = make().raw_id(source[1])
     assert make().raw_id(raw) == before
-    truncated(raw / TEST)
+    repair(raw / TEST)
     changed = make().raw_id(raw)
+    repair(next(raw.rglob("*.jpg")))
+    pictures = make().raw_id(raw)
     (raw / "image_set" / "things_concepts.tsv").unlink()
-    assert len({before, changed, make().raw_id(raw)}) == 3
+    assert len({before, changed, pictures, make().raw_id(raw)}) == 4
+
+
+def test_a_repaired_file_of_equal_size_is_prepared_and_embedded_again(command, raw, repair, tmp_path):
+    arguments = ["study=things_eeg2", f"raw={raw}", "study.subjects=[1]", "study.n_sessions=2", "study.image_size=16",
+                 "study.repetitions={training:2,test:3}", "study.n_val_concepts=2", "space=[pixels]",
+                 "split.duplicates=keep"]
+
+    def run() -> tuple[int, int, str]:
+        printed = ""
+        for stage in ("prepare", "embed"):
+            code, said = command(f"scripts/{stage}.py", *arguments)
+            assert code == 0, said
+            printed += said
+        outputs = tmp_path / "outputs"
+        return *(len(list((outputs / part).rglob("manifest.json"))) for part in ("prepared", "cache")), printed
+
+    assert run()[:2] == (1, 1)
+    again = run()
+    assert again[:2] == (1, 1)
+    assert again[2].count("finished already") == 2
+    repair(raw / TEST)
+    recording = run()  # the same pictures: their embeddings are used
+    assert recording[:2] == (2, 1)
+    assert recording[2].count("finished already") == 1
+    picture = next(raw.rglob("*_sun/*.jpg"))
+    size, state = picture.stat().st_size, picture.stat()
+    Image.new("RGB", (16, 16), "red").save(picture, quality=50)
+    with picture.open("ab") as file:
+        file.write(bytes(size - file.tell()))
+    os.utime(picture, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert picture.stat().st_size == size
+    changed = run()
+    assert changed[:2] == (3, 2)
+    assert "finished already" not in changed[2]
 
 
 @pytest.mark.slow

@@ -293,7 +293,7 @@ def edit_table(column, value):
     (renumber, r"P1-epo.fif: expected the images of sample_attributes.*in 1 of \d+ trials \(trial 3: \d+, not \d+\)"),
     (without_metadata_line, r"P1-epo.fif: expected \d+ epochs, one for each line of its table, got \d+"),
     (lambda e: e[e.metadata["session_nr"] == 1], r"P1-epo.fif: expected sessions 1 to 2, got \[1\] \(missing: \[2\]\)"),
-    (lambda e: e.drop([int(np.flatnonzero(e.metadata["trial_type"] == "test")[0])], verbose="ERROR"),
+    (lambda e: e[np.arange(len(e)) != np.flatnonzero(e.metadata["trial_type"] == "test")[0]],
      r"P1-epo.fif: expected every test image in 2 trials of subject 1, one a session, got 1 trials of '\w+_13s'"),
     (edit_table("session_nr", None), r"P1-epo.fif: expected the columns.*got none of session_nr"),
     (edit_table("trial_type", "other"), r"P1-epo.fif: expected trials of type exp, test or catch, got \['other'\]"),
@@ -311,7 +311,7 @@ def test_truncated_epochs_are_refused(share, damaged, tmp_path):
     raw = damaged("epochs")
     whole = (raw / EPOCHS).read_bytes()
     (raw / EPOCHS).write_bytes(whole[:int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"P1-epo.fif: expected a whole recording, got a damaged one"):
+    with pytest.raises(ValueError, match=r"P1-epo.fif: expected a whole recording, got an? (truncated|empty)"):
         prepare(raw, tmp_path / "p")
     assert not (tmp_path / "p" / "spec.json").exists()
 
@@ -319,7 +319,7 @@ def test_truncated_epochs_are_refused(share, damaged, tmp_path):
 def test_a_missing_part_of_the_epochs_is_named(source, tmp_path):
     raw = write(tmp_path / "raw", source, "epochs", split_size="3MB")
     (raw / EPOCHS).with_name("preprocessed_P1-epo-1.fif").unlink()
-    with pytest.raises(ValueError, match=r"damaged one \(FileNotFoundError: .*preprocessed_P1-epo-1.fif"):
+    with pytest.raises(ValueError, match=r"got a part of it missing \(FileNotFoundError: .*preprocessed_P1-epo-1.fif"):
         prepare(raw, tmp_path / "p")
 
 
@@ -345,7 +345,7 @@ def truncate(raw, name, keep):
     (lambda raw: edit_csv(raw, f"{RUN}_events.tsv", lambda t: t.drop(columns="sample"), "\t"),
      r"run-01_events.tsv: expected the columns sample and value"),
     (lambda raw: edit_csv(raw, f"{RUN}_events.tsv", lambda t: t.assign(sample=t["sample"] + 3000), "\t"),
-     r"run-01_meg.ds: expected samples \d+ to \d+ for its trials, got a recording of \d+"),
+     r"run-01_events.tsv, line \d+: expected less than \d+, where a trial ends in sub-.*_meg.ds as the sample"),
     (lambda raw: edit_csv(raw, "sourcedata/sample_attributes_P1.csv", lambda t: t[t["session_nr"] == 2]),
      r"sub-BIGMEG1: expected sessions 1 to 2, got \[2\] \(missing: \[1\]\)"),
     (lambda raw: truncate(raw, f"{RUN}_meg.ds/{Path(RUN).name}_meg.meg4", 100_000), r"run-01_meg.ds: expected a whole"),
@@ -420,16 +420,18 @@ def test_arguments_and_folders_that_cannot_be_are_refused(raw, tmp_path):
         prepare(raw["epochs"], tmp_path / "p", subjects=[1, 2])
 
 
-def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_place(damaged, raw):
+def test_the_identity_of_the_raw_files_changes_with_them_and_not_with_their_place(damaged, raw, repair):
     for form in ("epochs", "ctf"):
         moved = damaged(form)
         first = study(form).raw_id(raw[form])
         assert first == study(form).raw_id(moved)
         recording = next(p for p in moved.rglob("*") if p.suffix in (".meg4", ".fif"))
-        recording.write_bytes(recording.read_bytes() + b"0")
+        repair(recording)
         second = study(form).raw_id(moved)
+        repair(next(moved.rglob("*.jpg")))
+        third = study(form).raw_id(moved)
         (moved / "things_concepts.tsv").write_text("other")
-        ids = [first, second, study(form).raw_id(moved)]
+        ids = [first, second, third, study(form).raw_id(moved)]
         if form == "ctf":
             edit_csv(moved, f"{RUN}_events.tsv", lambda t: t.assign(sample=t["sample"] + 1), "\t")
             ids.append(study(form).raw_id(moved))

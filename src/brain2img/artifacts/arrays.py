@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from brain2img.artifacts.content import write_contents
 from brain2img.artifacts.files import (
     begin_array,
     check_room,
     digest,
-    read_array,
     write_array,
     write_json,
     write_rows,
     write_table,
 )
-from brain2img.artifacts.folders import read_manifest
+from brain2img.artifacts.folders import read_manifest, sealed
+from brain2img.artifacts.names import check_name
+from brain2img.artifacts.reading import read_array, read_begun, read_json, read_table
 from brain2img.records import EmbeddingSpec
 
 
@@ -40,9 +41,10 @@ class ArrayWriter:
 
     def __init__(self, folder: Path, arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
         self.folder = folder
-        self.layout = {name: [list(shape), str(dtype)] for name, (shape, dtype) in arrays.items()}
+        self.layout = {check_name(name, what="array"): [list(shape), str(dtype)]
+                       for name, (shape, dtype) in arrays.items()}
         self._progress = folder / "rows_done.json"
-        begun = json.loads(self._progress.read_text()) if self._progress.exists() else {}
+        begun = read_begun(self._progress, keys=("layout", "done")) or {}
         parts_there = all(self._part(name).exists() for name in arrays)
         resume = begun.get("layout") == self.layout and parts_there
         self.done = int(begun["done"]) if resume else 0
@@ -91,19 +93,19 @@ class EmbeddingCache:
         spec = dataclasses.replace(spec, uid=digest([spec.uid, hashlib.sha256(made.tobytes()).hexdigest()]))
         write_table(folder / "stimuli.parquet", pd.DataFrame({"stimulus_id": of.stimulus_ids}))
         write_json(folder / "spec.json", spec.to_json())
-        write_json(folder / "manifest.json", {"id": digest([read_manifest(of.folder)["id"], spec.uid]),
-                                              "view_of": spec.name})
+        write_json(folder / "manifest.json", sealed({"id": digest([read_manifest(of.folder)["id"], spec.uid]),
+                                                     "view_of": spec.name, "contents": write_contents(folder)}))
 
     @property
     def spec(self) -> EmbeddingSpec:
         """What the embeddings are."""
         read_manifest(self.folder, what="embeddings")
-        return EmbeddingSpec.from_json(json.loads((self.folder / "spec.json").read_text()))
+        return EmbeddingSpec.from_json(read_json(self.folder / "spec.json", keys=("name", "shape")))
 
     @property
     def stimulus_ids(self) -> list[str]:
         """Stimulus id of every row."""
-        return pd.read_parquet(self.folder / "stimuli.parquet")["stimulus_id"].tolist()
+        return read_table(self.folder / "stimuli.parquet", columns=("stimulus_id",))["stimulus_id"].tolist()
 
     @property
     def array(self) -> np.ndarray:

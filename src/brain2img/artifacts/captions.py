@@ -10,6 +10,9 @@ import pandas as pd
 
 from brain2img.artifacts.files import write_table
 from brain2img.artifacts.folders import read_manifest
+from brain2img.artifacts.reading import read_table
+
+COLUMNS = ("subject", "stimulus_id", "run", "draw", "caption")
 
 
 class Captions:
@@ -21,7 +24,7 @@ class Captions:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, what="captions")
-        self.table = pd.read_parquet(self.folder / "captions.parquet")
+        self.table = read_table(self.folder / "captions.parquet", columns=COLUMNS)
 
     def captions(self, rows: Sequence[int] | np.ndarray | None = None) -> list[str]:
         """Return the captions of the given rows of `table` (all by default)."""
@@ -32,4 +35,4 @@ class Captions:
     def write(folder: Path, *, rows: pd.DataFrame, captions: Sequence[str]) -> None:
         """Write ``captions.parquet`` for the `rows` of predictions, in their order."""
         write_table(folder / "captions.parquet",
-                    rows[["subject", "stimulus_id", "run", "draw"]].assign(caption=list(captions)))
+                    rows[list(COLUMNS[:-1])].assign(caption=list(captions)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from brain2img.artifacts.content import check_content
 from brain2img.artifacts.system_errors import is_of_the_system
 
 _NOT_WEIGHTS = {b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
@@ -40,10 +41,12 @@ def read_torch_file(path: Path, *, what: str, cure: str) -> Any:
     Raises
     ------
     ValueError
-        If it is damaged, no file of torch, or asks for anything that could run code, with the name of that.
+        If it is damaged or changed since its folder was finished, no file of torch, or asks for anything that could
+        run code, with the name of that.
     """
     import torch
 
+    check_content(path)
     with path.open("rb") as file:
         begins = file.read(64).lower()
     for mark, found in _NOT_WEIGHTS.items():
@@ -90,8 +93,8 @@ def _harmless() -> list[Any]:
     built: list[Callable[..., Any]] = [scalar, _reconstruct]
     named: list[Any] = [(one, f"numpy.{core}.multiarray.{one.__name__}") for one in built for core in ("core", "_core")]
     kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SUMm"}
-    paths = [(pathlib.PurePosixPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
-             for name in ("PosixPath", "PurePosixPath")]
+    paths: list[Any] = [(pathlib.PurePosixPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
+                        for name in ("PosixPath", "PurePosixPath")]
     paths += [(pathlib.PureWindowsPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
               for name in ("WindowsPath", "PureWindowsPath")]
     return [*named, *paths, np.ndarray, np.dtype, *kinds, argparse.Namespace, codecs.encode]

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-import weakref
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[Path]:
     ValueError
         If the disk is full; nothing is left under either name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with naming_a_full_disk(path):
             yield temporary
@@ -108,117 +108,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write ``.parquet`` atomically."""
     with writing(path) as temporary:
         table.to_parquet(temporary, index=False)
-
-
-def read_array(path: Path) -> np.ndarray:
-    """Memory-map an ``.npy`` file.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, truncated or not a plain array.
-    """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name}: expected the file in {path.parent}, got nothing. "
-                         "Run the stage that writes it again with overwrite=true.") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path}: expected a whole .npy array, got a truncated or damaged file of {path.stat().st_size} bytes "
-            f"({error}). Run the stage that wrote it again with overwrite=true.") from error
-
-
-class StoredRows:
-    """Rows of an ``.npy`` file, read when they are asked for.
-
-    They are read, not mapped: of a mapped file everything that was ever touched counts as memory of the process until
-    the map is dropped, so that an epoch of training would come to hold the study.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    ValueError
-        As `read_array`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        mapped: Any = read_array(path)
-        assert mapped.flags.c_contiguous, f"{path}: rows do not stand together"
-        self.path = path
-        self.shape: tuple[int, ...] = mapped.shape
-        self.dtype: np.dtype[Any] = mapped.dtype
-        self._offset = int(mapped.offset)
-        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        # the file that is here now, though another may take its name
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StoredRows, (self.path,)  # another process opens its own
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        self.read(rows, out=out)
-        return out
-
-    def read(self, rows: np.ndarray, *, out: np.ndarray) -> None:
-        """Read rows into `out`.
-
-        Parameters
-        ----------
-        rows
-            ``(n,)`` their numbers, from 0.
-        out
-            ``(n, *shape[1:])``, C-contiguous, of the file's type.
-
-        Raises
-        ------
-        IndexError
-            If there is no such row.
-        ValueError
-            If the file was cut short meanwhile.
-        """
-        assert out.shape == (len(rows), *self.shape[1:]), f"{self.path}: {out.shape} for {len(rows)} rows"
-        self._read(rows, out, skip=0)
-
-    def columns(self, rows: np.ndarray, *, start: int, stop: int) -> np.ndarray:
-        """Return the values `start` to `stop` of flattened rows, ``(n, stop - start)``, and read no others.
-
-        Raises
-        ------
-        IndexError, ValueError
-            As `read`.
-        """
-        assert 0 <= start <= stop <= math.prod(self.shape[1:]), f"{self.path}: values {start} to {stop}"
-        out = np.empty((len(rows), stop - start), dtype=self.dtype)
-        self._read(rows, out, skip=start * self.dtype.itemsize)
-        return out
-
-    def _read(self, rows: np.ndarray, out: np.ndarray, *, skip: int) -> None:
-        """Fill every row of `out` from the byte `skip` of its row in the file on."""
-        assert out.dtype == self.dtype, f"{self.path}: {out.dtype}"
-        if not out.size:
-            return
-        content, size = memoryview(out.data).cast("B"), out.nbytes // len(out)
-        for place, row in enumerate(np.asarray(rows).tolist()):
-            if not 0 <= row < len(self):
-                raise IndexError(f"{self.path}: expected rows of {len(self)}, got {row}")
-            done = 0
-            while done < size:  # a signal may end a call early
-                n = os.preadv(self._descriptor, [content[place * size + done:(place + 1) * size]],
-                              self._offset + row * self._row_bytes + skip + done)
-                if n == 0:
-                    raise ValueError(f"{self.path}: expected {len(self)} rows, got a file that ends in row {row}: it "
-                                     "was cut short. Run the stage that wrote it again with overwrite=true.")
-                done += n
 
 
 def safe_name(text: str, *, length: int = 60) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts.files import read_array, write_json, write_table
+from brain2img.artifacts.files import write_json, write_table
 from brain2img.artifacts.folders import read_manifest
+from brain2img.artifacts.reading import read_array, read_json, read_table
 from brain2img.records import EmbeddingSpec
 
 
@@ -26,8 +26,8 @@ class Predictions:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, what="predictions")
-        self.rows = pd.read_parquet(self.folder / "rows.parquet")
-        self._spaces = json.loads((self.folder / "spaces.json").read_text())
+        self.rows = read_table(self.folder / "rows.parquet", columns=("subject", "stimulus_id", "array_row"))
+        self._spaces = read_json(self.folder / "spaces.json")
         self.specs = {name: EmbeddingSpec.from_json(entry["spec"]) for name, entry in self._spaces.items()}
 
     def array(self, space: str) -> tuple[Path, np.ndarray]:

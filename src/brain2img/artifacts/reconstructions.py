@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from brain2img.artifacts.folders import read_manifest
+from brain2img.artifacts.reading import read_picture, read_table
 
 
 class Reconstructions:
@@ -22,10 +21,10 @@ class Reconstructions:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, what="reconstructions")
-        self.index = pd.read_parquet(self.folder / "index.parquet")
+        self.index = read_table(self.folder / "index.parquet", columns=("subject", "stimulus_id", "row", "file"))
 
     def images(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return ``(n, h, w, 3)`` uint8 images of the given rows of `index` (all by default)."""
         files = self.index["file"].to_numpy()
         files = files if rows is None else files[np.asarray(rows)]
-        return np.stack([np.asarray(Image.open(self.folder / file).convert("RGB")) for file in files])
+        return np.stack([read_picture(self.folder / file) for file in files])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from brain2img.artifacts import EmbeddingCache, StoredRows, write_json, writing
+from brain2img.artifacts import EmbeddingCache, StoredRows, read_arrays, read_json, write_json, writing
 from brain2img.data.dataset import EpochSampler, ItemDataset, Resampling, ReusedMemory, chunks, to_tensor
 from brain2img.data.normalisation import FittedNormalisation, Normalisation
 from brain2img.data.once import KeptTrials
@@ -48,14 +47,17 @@ class BrainData:
         Those with trials in this fold.
     specs
         Subject -> its signals, of those that are trained on; one that is left out is in `unseen` instead.
+    same_as
+        Stimulus id -> id of the first stimulus that is the same, with which it stays together; empty for none.
     """
 
     def __init__(self, study: PreparedStudy, *, targets: Mapping[str, EmbeddingCache], split: Split,
                  normalisation: Normalisation, subjects: list[str] | None = None) -> None:
         self.study = study
         trials = select_subjects(study.trials, subjects, known=study.subjects)
-        concepts = dict(zip(study.stimulus_table["stimulus_id"], study.stimulus_table["concept"], strict=True))
-        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=concepts))
+        self.same_as = {} if split.duplicates == "keep" else study.same_as
+        trials = trials.assign(split=split.assign(trials, what=f"study {study.name}", concepts=study.concepts,
+                                                  same_as=self.same_as))
         met = set(trials.loc[trials["split"] != "unused", "subject"])
         self.trials = trials[trials["subject"].isin(met)]
         self.subjects = [s for s in study.subjects if s in met]
@@ -121,13 +123,12 @@ class BrainData:
         ValueError
             If a subject is missing there or its channels, sampling rate or window differ.
         """
-        files = json.loads((folder / "normalisation.json").read_text())
+        files = read_json(folder / "normalisation.json")
         for subject, normaliser in self.normalisers.items():
             if subject not in files:
                 raise ValueError(f"run {folder}: expected one trained with subject {subject!r}, got {sorted(files)}. "
                                  "Choose one of these with data.subjects=[...], or adapt the run to the new subject.")
-            with np.load(folder / files[subject], allow_pickle=False) as state:
-                normaliser.load(dict(state))
+            normaliser.load(read_arrays(folder / files[subject]))
 
     def _of(self, subject: str, split: str) -> pd.DataFrame:
         return self.trials[(self.trials["subject"] == subject) & (self.trials["split"] == split)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import logging
@@ -22,6 +21,8 @@ from tqdm import tqdm
 
 from brain2img.artifacts import digest, writing
 from brain2img.artifacts.files import naming_a_full_disk
+from brain2img.data.file_names import is_junk
+from brain2img.data.reading import explain
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,11 +68,6 @@ class Part:
         The file.
     arrived
         Called with the number of bytes that were written, negative where they were thrown away.
-
-    Raises
-    ------
-    ValueError
-        If another process is fetching the file.
     """
 
     def __init__(self, target: Path, file: RemoteFile, *, arrived: Callable[[int], object] = lambda n: None) -> None:
@@ -86,14 +82,6 @@ class Part:
 
     def __enter__(self) -> Self:
         self._file = self.path.open("ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise ValueError(f"{self.path}: expected to be the only one who writes it, got another process that does. "
-                             "Wait for that one.") from error
-        except OSError:
-            log.debug("%s: a file system without locks", self.path)
         self.position = self._file.seek(0, 2)
         return self
 
@@ -203,8 +191,8 @@ def fetch(source: Source, file: RemoteFile, target: Path, *, arrived: Callable[[
     Raises
     ------
     ValueError
-        If the service refuses or gives no answer, the checksum differs (what arrived is thrown away), the disk is full,
-        or another process is fetching it.
+        If the service refuses or gives no answer, the checksum differs (what arrived is thrown away) or the disk
+        is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = Part.of(target, file)
@@ -278,7 +266,7 @@ def unpack(archive: Path, folder: Path, *, password: str | None = None) -> None:
         with zipfile.ZipFile(archive) as opened:
             members = [(member, inside(folder, member.filename, of=f"{archive}"))
                        for member in opened.infolist()
-                       if not member.is_dir() and not member.filename.startswith("__MACOSX/")]
+                       if not member.is_dir() and not is_junk(member.filename)]
             missing = [(member, target) for member, target in members
                        if not target.is_file() or target.stat().st_size != member.file_size]
             check_free_disk(folder, sum(member.file_size for member, _ in missing), what=f"what {archive.name} holds")
@@ -288,8 +276,10 @@ def unpack(archive: Path, folder: Path, *, password: str | None = None) -> None:
                       opened.open(member, pwd=password.encode() if password else None) as content):
                     shutil.copyfileobj(content, file, 2**20)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        cure = "Give the right password=..." if "password" in str(error) else "Fetch it again, or unpack it by hand"
-        raise ValueError(f"{archive}: expected an archive that can be unpacked, got: {error}. {cure}.") from error
+        if "password" in str(error):
+            raise ValueError(f"{archive}: expected an archive that can be unpacked, got: {error}. Give the right "
+                             "password=...") from error
+        raise explain(error, archive, what="zip archive", cure="Fetch it again, or unpack it by hand.") from error
 
 
 def check_free_disk(folder: Path, need: int, *, what: str) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from brain2img.artifacts import read_array
+from brain2img.data.pictures import pictures_from, read_picture
+from brain2img.data.reading import reading
 
 PACKED = "images.npy"
 _MOVED = ("Put it back where it was when the study was prepared, or prepare the study again with overwrite=true from "
@@ -24,7 +26,7 @@ class StimulusImages(Sequence[np.ndarray]):
 
     - "images.npy": row `pointer` of the array in the folder, ``(N, h, w, 3)`` or ``(N, h, w)`` uint8;
     - "<file>.hdf5::<data set>": row `pointer` of a data set ``(N, h, w, 3)`` uint8;
-    - any other file: a picture that PIL reads; `pointer` is null.
+    - any other file: a picture, read as `brain2img.data.pictures` says; `pointer` is null.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ class StimulusImages(Sequence[np.ndarray]):
         if all(self.files[row] == PACKED for row in rows):
             return np.asarray(read_array(self.folder / PACKED)[[int(self.pointers[row]) for row in rows]])
         out = None
-        for place, row, image in self._one_by_one(rows):
+        for place, row, image in self.each(rows):
             out = np.empty((len(rows), *image.shape), dtype=np.uint8) if out is None else out
             if image.shape != out.shape[1:]:
                 raise ValueError(f"{self.files[row]}: expected a picture of {out.shape[1:]} like the others, got one "
@@ -70,10 +72,15 @@ class StimulusImages(Sequence[np.ndarray]):
         assert out is not None
         return out
 
-    def _one_by_one(self, rows: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+    def place_of(self, row: int) -> tuple[str, int]:
+        """Return file and pointer of a row: in this order pictures are read fastest."""
+        pointer = self.pointers[row]
+        return self.files[row], 0 if pd.isna(pointer) else int(pointer)
+
+    def each(self, rows: Sequence[int]) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield place in `rows`, row, and ``(h, w, 3)`` uint8 picture, file by file."""
         opened, source = "", None  # one file stays open: the rows of an HDF5 file come together
-        for place in sorted(range(len(rows)), key=lambda i: (self.files[rows[i]], self.pointers[rows[i]] or 0)):
+        for place in sorted(range(len(rows)), key=lambda i: self.place_of(rows[i])):
             row = rows[place]
             file: str = self.files[row]
             if file == PACKED:
@@ -81,9 +88,11 @@ class StimulusImages(Sequence[np.ndarray]):
             elif "::" in file:
                 if file != opened:
                     opened, source = file, _data_set(self.folder, file)
-                image = _row(source, int(self.pointers[row]), file=file)
+                image = _row(source, int(self.pointers[row]))
             else:
-                image = _picture(self.folder / file)
+                if not (self.folder / file).is_file():
+                    raise ValueError(f"{self.folder / file}: expected a picture there, got no such file. {_MOVED}")
+                image = read_picture(self.folder / file)
             image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
             if self.size is not None and image.shape[:2] != (self.size, self.size):
                 fitted = ImageOps.fit(Image.fromarray(image), (self.size, self.size), method=Image.Resampling.LANCZOS)
@@ -111,40 +120,16 @@ class StimulusImages(Sequence[np.ndarray]):
                 raise ValueError(f"{self.folder / file}: expected a picture there, by stimuli.parquet, got no such "
                                  f"file. {_MOVED}")
 
-    def identities(self) -> list[str]:
-        """Return for every picture what of its place stays when the folder it lies in is moved.
-
-        For pictures outside the name of the file and its size; those packed are not told apart by their file.
-        """
-        found = {file: str(file) for file in self.files}
-        for file in found:
-            if isinstance(file, str) and file != PACKED:
-                path = self.folder / file.split("::", 1)[0]
-                found[file] = f"{Path(file).name} of {path.stat().st_size} bytes, {self.size} pixels"
-        return [found[file] for file in self.files]
-
-
-def _picture(path: Path) -> np.ndarray:
-    """Return an image file as ``(h, w, 3)`` uint8."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected a picture there, got no such file. {_MOVED}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError of a broken PNG
-        raise ValueError(f"{path}: expected a whole picture, got a damaged file ({error}). Fetch it again.") from error
-
 
 def _data_set(folder: Path, file: str) -> Any:
     """Open the data set of "<file>::<name>"."""
     import h5py
 
     path, name = file.split("::", 1)
-    try:
+    if not (folder / path).exists():
+        raise ValueError(f"{folder / path}: expected an HDF5 file there, got no such file. {_MOVED}")
+    with reading(folder / path, what="HDF5 file"):
         opened = h5py.File(folder / path, "r")
-    except OSError as error:
-        raise ValueError(f"{folder / path}: expected a whole HDF5 file, got none or a damaged one ({error}). Fetch it "
-                         f"again, if it is there. {_MOVED}") from error
     if name not in opened:
         raise ValueError(f"{folder / path}: expected the data set {name!r}, got {sorted(opened)}. "
                          "Correct the study's file.")
@@ -154,10 +139,9 @@ def _data_set(folder: Path, file: str) -> Any:
     return opened[name]
 
 
-def _row(source: Any, row: int, *, file: str) -> np.ndarray:
+def _row(source: Any, row: int) -> np.ndarray:
     """Return one row of an HDF5 data set."""
-    try:
-        return np.asarray(source[row])
-    except (OSError, IndexError, ValueError) as error:
-        raise ValueError(f"{file}: expected a picture in row {row}, got a damaged file ({error}). "
-                         "Fetch it again.") from error
+    path = Path(source.file.filename)
+    with reading(path, what=f"HDF5 file with a picture in row {row}"):
+        image = np.asarray(source[row])
+    return pictures_from(image, expected="0..255", what=f"{path}, row {row} of {source.name.strip('/')!r}")

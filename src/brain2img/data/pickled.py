@@ -13,10 +13,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-#: What a pickle may name: how NumPy of any version writes arrays, types and scalars.
+from brain2img.data.reading import ReadError, reading
+
+#: What a pickle may name: how NumPy of any version writes arrays, types and scalars, and plain containers.
 _NUMPY = {(f"numpy.{core}.{module}", name) for core in ("core", "_core")
           for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))}
-_ALLOWED = _NUMPY | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+_SCALARS = {("numpy", name) for name in (
+    "bool_", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+    "float64", "complex64", "complex128", "str_", "bytes_")}
+_BUILTINS = {(module, name) for module in ("builtins", "__builtin__")
+             for name in ("set", "frozenset", "complex", "slice", "bytearray")}
+_ALLOWED = _NUMPY | _SCALARS | _BUILTINS | {
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
+#: Arrays that NumPy's subclasses are read as: a map of a file that is elsewhere, and a matrix.
+_PLAIN = {("numpy", "memmap"), ("numpy", "matrix"), ("numpy.core.memmap", "memmap"), ("numpy._core.memmap", "memmap")}
+_WHAT = "pickled dictionary (numpy.save of a dict of arrays)"
 #: Arrays of at least so many bytes stay in the file.
 _LARGE = 1_000_000
 
@@ -45,6 +56,8 @@ class _ForbiddenError(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _PLAIN:
+            return np.ndarray
         if (module, name) not in _ALLOWED:
             raise _ForbiddenError(f"{module}.{name}")
         return super().find_class(module, name)
@@ -105,28 +118,33 @@ def read_pickled(path: Path, *, keys: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
+def _pass_head(file: BinaryIO, *, path: Path) -> None:
+    """Go to where the pickle begins, which in an ``.npy`` file is behind its head."""
+    if file.read(6) != b"\x93NUMPY":
+        file.seek(0)
+        return
+    file.seek(0)
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
+    shape, _, dtype = read_header(file)
+    if not dtype.hasobject:
+        raise ReadError(f"{path}: expected a {_WHAT}, got a plain array {shape} of {dtype}. Give the file that holds "
+                        "the dictionary.")
+
+
 def _load(path: Path, *, large_in_file: bool) -> Any:
     """Return what the file holds, or None where a large part is no array that can stay there."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with reading(path, what=_WHAT), path.open("rb") as file:
         skipping = _SkippingLargeParts(file, size)
+        _pass_head(file, path=path)
         try:
-            if file.read(6) == b"\x93NUMPY":
-                file.seek(0)
-                version = np.lib.format.read_magic(file)
-                read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                    version, np.lib.format.read_array_header_2_0)
-                read_header(file)
-            else:
-                file.seek(0)
-            values = _Unpickler(skipping if large_in_file else file).load()
+            # NumPy arrays of Python 2 are text to Python 3 unless it is read as Latin-1
+            values = _Unpickler(skipping if large_in_file else file, encoding="latin1").load()  # type: ignore[arg-type]
         except _ForbiddenError as error:
-            raise ValueError(f"{path}: expected nothing but arrays, numbers, text and containers of them, got a file "
-                             f"that asks for {error}. It may be hostile: fetch it from its authors.") from error
-        except (pickle.UnpicklingError, EOFError, OSError, MemoryError, TypeError, AttributeError, LookupError,
-                ValueError) as error:
-            raise ValueError(f"{path}: expected a whole pickled dictionary, got a truncated or damaged file of {size} "
-                             f"bytes ({error}). Fetch it again.") from error
+            raise ReadError(f"{path}: expected nothing but arrays, numbers, text and containers of them, got a file "
+                            f"that asks for {error}. It may be hostile: fetch it from its authors, or, if it is your "
+                            "own, save it anew as a dictionary of NumPy arrays.") from error
     if not large_in_file:
         return values
     found = 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,21 +22,46 @@ from brain2img.artifacts import (
     StoredRows,
     digest,
     read_array,
+    read_json,
     read_manifest,
+    read_table,
     safe_name,
     write_json,
     write_table,
 )
+from brain2img.data.amplitudes import SI, check_amplitude
 from brain2img.data.images import PACKED, StimulusImages
+from brain2img.data.same_stimuli import content, notice
 from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
 
 log = logging.getLogger(__name__)
 
 TRIAL_COLUMNS = ("subject", "session", "run", "onset", "duration", "stimulus_id", "repetition", "split", "row")
-STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "category", "captions", "attributes")
+STIMULUS_COLUMNS = ("stimulus_id", "kind", "file", "pointer", "concept", "category", "captions", "attributes",
+                    "content", "same_as")
 SPLITS = ("train", "val", "test")
 _IMAGES_AT_A_TIME = 64
+#: Type of channels without one, by their unit.
+_TYPES = {"V": "eeg", "T": "mag", "T/m": "grad"}
+_CURE = "Correct the unit in the files"
+_SWITCH = ", or, where you know that the numbers are right, go on with study.quality.amplitudes=keep"
+
+
+@dataclass(frozen=True, eq=False)
+class _Plausible:
+    """Reads a session and refuses blocks of an amplitude that no head has, before they are written."""
+
+    session: Session
+    ch_types: Sequence[str]
+    what: str
+    cure: str
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        for block in self.session():
+            if block.ndim == 3 and block.shape[1] == len(self.ch_types):  # other shapes are refused where it is written
+                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=self.cure)
+            yield block
 
 
 class PreparedWriter:
@@ -47,11 +73,15 @@ class PreparedWriter:
         Existing working folder.
     study
         Name of the study.
+    any_amplitude
+        Whether EEG and MEG may have amplitudes that no head has (see `brain2img.data.amplitudes`); None where they may
+        not and the study has no setting `quality.amplitudes` for messages to name.
     """
 
-    def __init__(self, out: Path, *, study: str) -> None:
+    def __init__(self, out: Path, *, study: str, any_amplitude: bool | None = None) -> None:
         self.out = Path(out)
         self.study = study
+        self.any_amplitude = any_amplitude
         self._subjects = self.out / "subjects"
         self._subjects.mkdir(exist_ok=True)
 
@@ -74,7 +104,7 @@ class PreparedWriter:
         Raises
         ------
         ValueError
-            If shapes disagree, or a trial holds NaN or infinite values.
+            If shapes disagree, a trial holds NaN or infinite values, or amplitudes are implausible.
         """
         self._add(spec, trials=trials, counts={"": len(trials)}, sessions=[lambda: signals], jobs=1)
 
@@ -113,6 +143,12 @@ class PreparedWriter:
             if column not in trials:
                 trials[column] = None
         trials = trials[list(TRIAL_COLUMNS)]
+        physical = spec.modality in ("eeg", "meg") and set(spec.units.split(" and ")) <= set(SI) and not spec.whitened
+        if physical and not self.any_amplitude:
+            sessions = [_Plausible(session, ch_types=spec.ch_types or (_TYPES[spec.units],) * spec.n_channels,
+                                   what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}",
+                                   cure=_CURE if self.any_amplitude is None else _CURE + _SWITCH)
+                        for session, label in zip(sessions, counts, strict=True)]
         write_sessions(self.out / f"signals_{name}.npy", shape=(len(trials), spec.n_channels, spec.n_times),
                        names=list(counts), counts=list(counts.values()), sessions=sessions, jobs=jobs,
                        identity=digest([spec.to_json(), trials.astype(str).to_dict("list")]),
@@ -160,19 +196,22 @@ class PreparedWriter:
         writer.close()
 
     def finish(self, stimuli: pd.DataFrame, *, images: np.ndarray | None = None,
-               image_size: int | None = None) -> None:
+               image_size: int | None = None, notes: Sequence[str] = ()) -> None:
         """Write the tables and validate the whole.
 
         Parameters
         ----------
         stimuli
             One line per stimulus with `STIMULUS_COLUMNS`; `attributes` as dictionaries, `file` and `pointer` (see
-            `brain2img.data.images`) are filled in when `images` is given.
+            `brain2img.data.images`) are filled in when `images` is given, and what tells stimuli by their content (see
+            `brain2img.data.same_stimuli`) always.
         images
             ``(N, h, w)`` or ``(N, h, w, 3)`` uint8 in the order of `stimuli`.
         image_size
             Side (pixels) to which pictures that stay outside the folder are brought when read; None leaves them as
             they are, which needs them to be of one size.
+        notes
+            What was understood, left out or assumed, in sentences; `check` shows them.
         """
         stimuli = stimuli.copy()
         if images is not None:
@@ -182,14 +221,19 @@ class PreparedWriter:
             if column not in stimuli:
                 stimuli[column] = None
         stimuli["attributes"] = [json.dumps(a or {}, sort_keys=True) for a in stimuli["attributes"]]
+        pictures = StimulusImages(self.out, stimuli, size=image_size)
+        pictures.check()
+        stimuli[["content", "same_as"]] = content(stimuli, pictures)
+        notice(stimuli, what=f"study {self.study}")
         write_table(self.out / "stimuli.parquet", stimuli[list(STIMULUS_COLUMNS)])
         specs = {}
         tables = []
         for path in sorted(self._subjects.glob("*.json")):
-            values = json.loads(path.read_text())
+            values = read_json(path, keys=("subject",))
             specs[values["subject"]] = values
-            tables.append(pd.read_parquet(path.with_suffix(".parquet")))
-        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs})
+            tables.append(read_table(path.with_suffix(".parquet")))
+        write_json(self.out / "spec.json", {"study": self.study, "image_size": image_size, "subjects": specs,
+                                            **({"notes": list(notes)} if notes else {})})
         write_table(self.out / "trials.parquet", pd.concat(tables, ignore_index=True))
         PreparedStudy(self.out, finished=False).validate()
 
@@ -208,14 +252,17 @@ class PreparedStudy:
     def __init__(self, folder: Path | str, *, finished: bool = True) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, what="prepared study") if finished else {}
-        values = json.loads((self.folder / "spec.json").read_text())
+        values = read_json(self.folder / "spec.json", keys=("study", "subjects"))
         self.name: str = values["study"]
         self.image_size: int | None = values.get("image_size")
+        self.notes: list[str] = values.get("notes", [])
         self.specs = {name: SignalSpec.from_json(spec) for name, spec in values["subjects"].items()}
-        self.trials = pd.read_parquet(self.folder / "trials.parquet")
-        self.stimulus_table = pd.read_parquet(self.folder / "stimuli.parquet")
+        self.trials = read_table(self.folder / "trials.parquet", columns=TRIAL_COLUMNS)
+        self.stimulus_table = read_table(self.folder / "stimuli.parquet", columns=STIMULUS_COLUMNS)
         self.stimulus_table["attributes"] = [json.loads(a) for a in self.stimulus_table["attributes"]]
         self.stimulus_table["captions"] = [[] if c is None else list(c) for c in self.stimulus_table["captions"]]
+        same = self.stimulus_table.get("same_as", self.stimulus_table["stimulus_id"])  # older folders do not say
+        self.same_as: dict[str, str] = dict(zip(self.stimulus_table["stimulus_id"], same, strict=True))
 
     @property
     def subjects(self) -> list[str]:
@@ -245,6 +292,11 @@ class PreparedStudy:
     def trials_of(self, subject: str) -> pd.DataFrame:
         """Return the trials of a subject in the order of its signals."""
         return self.trials[self.trials["subject"] == subject].sort_values("row", ignore_index=True)
+
+    @property
+    def concepts(self) -> dict[str, str | None]:
+        """Stimulus id -> its concept."""
+        return dict(zip(self.stimulus_table["stimulus_id"], self.stimulus_table["concept"], strict=True))
 
     @property
     def has_images(self) -> bool:

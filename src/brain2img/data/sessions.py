@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from brain2img.artifacts import begin_array, check_room, write_json, write_rows
+from brain2img.artifacts import begin_array, check_room, read_begun, write_json, write_rows
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +84,7 @@ def write_sessions(path: Path, *, shape: tuple[int, ...], names: Sequence[str], 
     assert sum(counts) == shape[0], f"{what}: {list(counts)} trials, {shape}"
     part, progress = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.sessions.json")
     done: list[int] = []
-    if part.exists() and progress.exists():
-        begun = json.loads(progress.read_text())
+    if part.exists() and (begun := read_begun(progress, keys=("identity", "done"))):
         done = begun["done"] if begun["identity"] == identity else []
     if not done:
         progress.unlink(missing_ok=True)

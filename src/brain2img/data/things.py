@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import digest
+from brain2img.data.reading import reading
 
 
 def concept_of(image: str) -> str:
@@ -57,7 +58,8 @@ def categories(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         return {}
-    table = pd.read_csv(path, sep="\t")
+    with reading(path, what="table"):
+        table = pd.read_csv(path, sep="\t")
     name, category = "uniqueID", "Top-down Category (manual selection)"
     missing = {name, category} - set(table)
     if missing:

@@ -6,15 +6,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from brain2img.data.prepared import check_splits
+from brain2img.data.same_stimuli import POLICIES, settle
+from brain2img.data.units import UNITS, divided, units
 
 OVER_SUBJECTS = ("in_subject", "leave_one_subject_out")
 """Kinds of split of which fold k is about subject k of those chosen, in their order."""
-KINDS = ("study", "kfold", *OVER_SUBJECTS)
+HOLDOUTS = {f"by_{unit}": unit for unit in UNITS}
+"""Kinds that hold out a share of the stimuli, and the unit that is not divided."""
+KINDS = ("study", *HOLDOUTS, "kfold", "leave_one_stimulus_out", *OVER_SUBJECTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +29,24 @@ class Split:
     Parameters
     ----------
     kind
-        "study": as the data set defines it, all subjects together. "kfold": repeated k-fold cross-validation by
-        stimulus over all trials of the study, whatever its own split says. "in_subject": fold k trains and tests on
+        "study": as the data set defines it, all subjects together. "by_stimulus", "by_concept", "by_session": shares
+        `test_fraction` and `val_fraction` of the stimuli, concepts or sessions are held out, whatever the study's own
+        split says. "kfold": repeated k-fold cross-validation over them, units as `by` says; "leave_one_stimulus_out": a
+        fold for every stimulus. "in_subject": fold k trains and tests on
         one subject alone. "leave_one_subject_out": fold k trains and validates on all others, and tests on the test
         stimuli of the one left out; test stimuli are trained on from no subject. The recordings of its training
         stimuli become the split "unseen": statistics of its signals come from them (the published convention), and
         what was shown in them is used by nobody. Both follow the study's own division of the stimuli.
     n_folds, fold
         Number of folds ("kfold") and the one that is the test split, or the subject's.
+    by
+        What is never divided between folds ("kfold"): a "stimulus", a "concept" or a "session".
     seed
         Seed of the shuffling into folds, and of the validation part.
+    test_fraction
+        Share of the stimuli, concepts or sessions that is the test split ("by_..." only).
     val_fraction
-        Share of the training stimuli split off for validation ("kfold" only).
+        Share of the others split off for validation (folds and "by_...").
     prior_fraction
         Share of the validation stimuli that is kept from early stopping: split "prior", for fitting a prior on.
     held_out
@@ -49,20 +60,30 @@ class Split:
         with the first sessions alone; published runs take the first n of a folder (MindBridge).
     train_seed
         Seed of the random choice.
+    duplicates
+        What is done with stimuli that are the same under several ids: "refuse" and "drop" keep them together wherever
+        stimuli are divided; where the study's own split divides them, one is an error, and the other leaves copies out
+        as `same_stimuli.settle` says. "keep" takes them for different stimuli.
     """
 
     kind: str = "study"
     n_folds: int = 1
     fold: int = 0
+    by: str = "stimulus"
     seed: int = 0
+    test_fraction: float = 0.2
     val_fraction: float = 0.0
     prior_fraction: float = 0.0
     held_out: tuple[int, int] | None = None
     train_trials: int | None = None
     train_order: str = "random"
     train_seed: int = 0
+    duplicates: str = "refuse"
 
     def __post_init__(self) -> None:
+        if self.duplicates not in POLICIES:
+            raise ValueError(f"split.duplicates: expected one of {POLICIES}, got {self.duplicates!r}. Choose one of "
+                             "these.")
         if self.train_order not in ("random", "first"):
             raise ValueError(f"split.train_order: expected 'random' or 'first', got {self.train_order!r}. Choose one "
                              "of these.")
@@ -70,15 +91,23 @@ class Split:
             raise ValueError(f"split.train_trials: expected 1 or more, or null for all, got {self.train_trials}. "
                              "Correct it.")
         if self.kind not in KINDS:
-            raise ValueError("split.kind: expected 'study' or 'kfold', or with subjects as folds one of "
+            raise ValueError("split.kind: expected 'study' or 'kfold', a part held out "
+                             f"{tuple(HOLDOUTS)}, 'leave_one_stimulus_out', or with subjects as folds one of "
                              f"{OVER_SUBJECTS}, got {self.kind!r}. Choose one of these.")
+        if self.by not in UNITS:
+            raise ValueError(f"split.by: expected one of {UNITS}, got {self.by!r}. Choose one of these.")
+        for name in ("test_fraction", "val_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"split.{name}: expected a share from 0 to below 1, got {getattr(self, name)}. "
+                                 "Correct it.")
         if self.kind == "kfold" and not 0 <= self.fold < self.n_folds:
             raise ValueError(f"split.fold: expected 0..{self.n_folds - 1}, got {self.fold}. Choose one of these.")
         if not 0 <= self.prior_fraction <= 1:
             raise ValueError(f"split.prior_fraction: expected a share between 0 and 1, got {self.prior_fraction}. "
                              "Correct it.")
 
-    def assign(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None = None) -> pd.Series:
+    def assign(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None = None,
+               same_as: Mapping[str, str] | None = None) -> pd.Series:
         """Return the split of every trial, by stimulus over all subjects together.
 
         Parameters
@@ -90,6 +119,9 @@ class Split:
         concepts
             Stimulus id -> concept. What is set aside for a prior, and what is held out, is chosen by concept where the
             test concepts are new to the decoder, else by stimulus: the prior shall meet what the test brings.
+        same_as
+            Stimulus id -> id of the first stimulus that is the same, as `PreparedStudy.same_as`; each stands for itself
+            by default.
 
         Returns
         -------
@@ -102,7 +134,8 @@ class Split:
             If there are fewer stimuli than folds or parts, a stimulus crosses splits, a subject has no training trials
             or fewer than asked for, or one is to be left out of one.
         """
-        assigned = self._set_aside(trials, what=what, concepts=concepts)
+        same_as = {} if same_as is None or self.duplicates == "keep" else same_as
+        assigned = self._set_aside(trials, what=what, concepts=concepts or {}, same_as=same_as)
         if self.train_trials is not None:
             assigned = self._limited(trials, assigned, what=what)
         return self._of_subject(trials, assigned, what=what) if self.kind in OVER_SUBJECTS else assigned
@@ -133,12 +166,14 @@ class Split:
             assigned.loc[places[self.train_trials:]] = "unused"
         return assigned
 
-    def _set_aside(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None] | None) -> pd.Series:
-        assigned = self._folds(trials, what=what)
+    def _set_aside(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None],
+                   same_as: Mapping[str, str]) -> pd.Series:
+        assigned = self._folds(trials, what=what, concepts=concepts, same_as=same_as)
+        assigned = settle(trials.assign(split=assigned), same_as=same_as, duplicates=self.duplicates, what=what)
         if self.prior_fraction == 0 and self.held_out is None:
             return assigned
         split = dict(zip(trials["stimulus_id"], assigned, strict=True))
-        unit = grouping(split, concepts or {})
+        unit = grouping(split, concepts, same_as=same_as)
         if self.prior_fraction:
             groups = _shuffled({unit[s] for s in split if split[s] == "val"}, seed=self.seed)
             if not groups:
@@ -162,27 +197,38 @@ class Split:
                                  f"of subject {subject!r}. Raise prior_fit.folds, or leave this subject out.")
         return assigned
 
-    def _folds(self, trials: pd.DataFrame, *, what: str) -> pd.Series:
-        if self.kind != "kfold":
+    def _folds(self, trials: pd.DataFrame, *, what: str, concepts: Mapping[str, str | None],
+               same_as: Mapping[str, str]) -> pd.Series:
+        if self.kind in ("study", *OVER_SUBJECTS):
             check_splits(trials, what=what)
             return trials["split"]
-        stimuli = np.array(sorted(set(trials["stimulus_id"])))
-        if len(stimuli) < max(2, self.n_folds):
-            raise ValueError(f"{what}: expected at least {max(2, self.n_folds)} stimuli for {self.n_folds} folds, got "
-                             f"{len(stimuli)}. Lower split.n_folds.")
-        order = np.random.default_rng([self.seed, 20250]).permutation(len(stimuli))
-        folds = np.array_split(order, self.n_folds)
-        split = np.full(len(stimuli), "train", dtype=object)
-        split[folds[self.fold]] = "test"
-        rest = order[~np.isin(order, folds[self.fold])]
-        n_val = round(self.val_fraction * len(rest))
-        split[rest[:n_val]] = "val"
-        assigned = trials["stimulus_id"].map(dict(zip(stimuli, split, strict=True)))
+        unit = units(trials, by=HOLDOUTS.get(self.kind, self.by if self.kind == "kfold" else "stimulus"),
+                     concepts=concepts, same_as=same_as, what=what)
+        n_folds = len(set(unit.values())) if self.kind == "leave_one_stimulus_out" else self.n_folds
+        if self.kind not in HOLDOUTS and not 0 <= self.fold < n_folds:
+            raise ValueError(f"{what}: expected split.fold 0..{n_folds - 1}, one for each stimulus, got {self.fold}. "
+                             "Choose one of these.")
+        split = divided(unit, n_folds=n_folds, fold=self.fold, seed=self.seed, val_fraction=self.val_fraction,
+                        test_fraction=self.test_fraction if self.kind in HOLDOUTS else None, what=what)
+        assigned = trials["stimulus_id"].map(split)
         check_splits(trials.assign(split=assigned), what=what)
         return assigned
 
 
-def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None]) -> dict[str, str]:
+def number_of_folds(split: Mapping[str, Any], trials: pd.DataFrame, *, concepts: Mapping[str, str | None],
+                    same_as: Mapping[str, str]) -> int:
+    """Return how many folds the ``split`` of a configuration has on the trials of the chosen subjects."""
+    kind = split["kind"]
+    if kind == "kfold":
+        return int(split.get("n_folds", 1))
+    if kind == "leave_one_stimulus_out":
+        same_as = {} if split.get("duplicates") == "keep" else same_as
+        return len(set(units(trials, by="stimulus", concepts=concepts, same_as=same_as, what="split").values()))
+    return trials["subject"].nunique() if kind in OVER_SUBJECTS else 1
+
+
+def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None], *,
+             same_as: Mapping[str, str]) -> dict[str, str]:
     """Return stimulus id -> what must not be divided: its concept where no test concept is trained on, else itself.
 
     Parameters
@@ -191,10 +237,13 @@ def grouping(split: Mapping[str, str], concepts: Mapping[str, str | None]) -> di
         Stimulus id -> split.
     concepts
         Stimulus id -> concept; a stimulus without one stands for itself.
+    same_as
+        Stimulus id -> id of the first that is the same, for which it counts.
     """
-    concept = {s: f"concept {concepts[s]}" if concepts.get(s) else s for s in split}
+    first = {s: same_as.get(s, s) for s in split}
+    concept = {s: f"concept {concepts[f]}" if concepts.get(f) else f for s, f in first.items()}
     of = {name: {concept[s] for s in split if split[s] == name} for name in ("train", "test")}
-    return concept if of["test"].isdisjoint(of["train"]) else {s: s for s in split}
+    return concept if of["test"].isdisjoint(of["train"]) else first
 
 
 def _shuffled(groups: set[str], *, seed: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from brain2img.artifacts import writing
+from brain2img.artifacts import read_arrays, writing
 from brain2img.decoders.shape_posterior import ShapePosterior
 from brain2img.interfaces import Decoder
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
@@ -84,10 +84,7 @@ class BayesianReconstruction(Decoder):
         """Read what `save` wrote; refuses weights of other subjects, spaces or numbers of voxels."""
         for index, ((subject, space), model) in enumerate(self._models.items()):
             path = self._file(folder, index)
-            if not path.exists():
-                raise ValueError(f"checkpoint {folder}: expected {path.name}, got nothing. Train this run again.")
-            with np.load(path, allow_pickle=False) as file:
-                state = dict(file)
+            state = read_arrays(path, keys=("subject", "space"))
             spec = self.specs[subject]
             found = (str(state.pop("subject")), str(state.pop("space")), state["regression_centre"].size)
             if found != (subject, space, spec.n_channels * spec.n_times):

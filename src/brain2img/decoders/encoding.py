@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from brain2img.artifacts import digest, is_of_the_system, writing
+from brain2img.artifacts import digest, read_arrays, writing
 from brain2img.interfaces import Decoder
 from brain2img.layers import StandardParts
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
@@ -207,10 +207,7 @@ class EncodingModel(Decoder):
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; refuses a model of other subjects, signals or spaces."""
         path = Path(folder) / FILE
-        if not path.exists():
-            raise ValueError(f"checkpoint {folder}: expected {FILE}, got nothing. Train this run again.")
-        with np.load(path, allow_pickle=False) as file:
-            stored = {key: file[key] for key in file.files}
+        stored = read_arrays(path)
         self._state = {key: value for key, value in stored.items() if "/parts/" not in key}
         for i, space in enumerate(self.targets):
             self._parts[space] = self._fresh(space)
@@ -223,8 +220,6 @@ class EncodingModel(Decoder):
                     if got != size:
                         raise RuntimeError(f"{got} values of subject {spec.subject!r} for {size}")
             except (RuntimeError, KeyError) as error:
-                if is_of_the_system(error):
-                    raise
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"checkpoint {path}: expected a model of subjects {sorted(self.specs)} and space "
                                  f"{space!r}, got another ({reason}). Train this run again.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brain2img.artifacts import ArrayWriter, StoredRows, digest, write_array, write_json
+from brain2img.artifacts import (
+    ArrayWriter,
+    StoredRows,
+    digest,
+    read_array,
+    read_begun,
+    read_json,
+    write_array,
+    write_json,
+)
 from brain2img.data.rois import labels_of, voxels_of
 from brain2img.decoders.ridge_problem import Problem
 from brain2img.decoders.ridge_solver import Choice, Decomposition, choose, decompose, gram, renormalisation
@@ -202,10 +210,10 @@ class Ridge(Decoder):
         shared = None if self.bands else decompose(problem.x, kernel=kernel)
         del kernel
         for space in undone:
-            penalties = np.load(places[space] / "penalties.npy", allow_pickle=False)
+            penalties = np.array(read_array(places[space] / "penalties.npy"))
             log.info("ridge %s, space %s: %d rows, %d features, %d targets, median penalty %.3g", problem.subject,
                      space, *problem.x.shape, self.targets[space].size, float(np.median(penalties)))
-            scales = np.load(places[space] / "scales.npy", allow_pickle=False)
+            scales = np.array(read_array(places[space] / "scales.npy"))
             x = problem.x if shared else problem.x * torch.from_numpy(scales).to(problem.x)
             self._stream(data, problem, space, x=x, how=shared or decompose(x), penalties=penalties,
                          scale=problem.scale * scales, place=places[space])
@@ -349,9 +357,7 @@ class Ridge(Decoder):
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; refuses weights of other subjects, spaces or sizes."""
         path = folder / "ridge.json"
-        if not path.exists():
-            raise ValueError(f"checkpoint {folder}: expected ridge.json, got nothing. Train this run again.")
-        index = {(entry["subject"], entry["space"]): entry["file"] for entry in json.loads(path.read_text())}
+        index = {(entry["subject"], entry["space"]): entry["file"] for entry in read_json(path, kind=list)}
         for subject in self._models():
             for space, spec in self.targets.items():
                 shape = (len(self._features[subject, space]) + 1, spec.size)
@@ -375,7 +381,7 @@ class Ridge(Decoder):
 def _begin(place: Path, *, identity: str) -> None:
     """Make the folder of a map, or empty it if it holds another one."""
     begun = place / "fit.json"
-    if begun.exists() and json.loads(begun.read_text())["identity"] == identity:
+    if (read_begun(begun) or {}).get("identity") == identity:
         return
     if place.exists():
         shutil.rmtree(place)

@@ -159,7 +159,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the file is missing or damaged.
+        If the file is missing, damaged or changed since it was written.
     """
     if not path.exists():
         raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")

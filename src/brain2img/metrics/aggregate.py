@@ -104,7 +104,8 @@ def records(scores: pd.DataFrame, chances: pd.DataFrame, *, generator: np.random
     -------
     list of dict
         The keys `RECORD` in JSON types; `n` is the number of stimuli. Records of ``subject="mean"`` average the
-        subjects; their interval resamples the same stimuli for all of them, and says nothing about other subjects.
+        subjects; their interval resamples the same stimuli for all of them, and says nothing about other subjects;
+        where all are right or all wrong it is Wilson's, of as many stimuli.
 
     Raises
     ------
@@ -143,8 +144,12 @@ def records(scores: pd.DataFrame, chances: pd.DataFrame, *, generator: np.random
         if len(ours) > 1:
             draws = _mean_over(matrix.to_numpy(), resampler.counts(matrix.shape[1]))
             low, high = quantiles(draws, confidence=confidence)
-            done.append({**ours[0], "subject": MEAN, "value": float(np.mean([r["value"] for r in ours])), "low": low,
-                         "high": high, "n": matrix.shape[1], "chance": float(np.mean([r["chance"] for r in ours]))})
+            value = float(np.mean([r["value"] for r in ours]))
+            if low == high and bool(proportion.all()):
+                # all right or all wrong: a resample cannot differ, which does not make the next stimulus certain
+                low, high = wilson(value * matrix.shape[1], matrix.shape[1], confidence=confidence)
+            done.append({**ours[0], "subject": MEAN, "value": value, "low": low, "high": high,
+                         "n": matrix.shape[1], "chance": float(np.mean([r["chance"] for r in ours]))})
     if any(record["n"] == 1 for record in done):
         log.warning("some scores come from a single stimulus: their bootstrap intervals have no width")
     return [{key: record[key] for key in RECORD} for record in done]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
-from brain2img.artifacts import digest, file_digest, write_json
+from brain2img.artifacts import digest, file_digest, read_json, write_json
 from brain2img.records import EmbeddingSpec
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ def write_condition(folder: Path, **spaces: EmbeddingSpec) -> None:
 def read_condition(model: str) -> dict[str, dict[str, Any]]:
     """Return what `write_condition` noted beside the weights; empty for weights that others published."""
     path = Path(locate(model)) / CONDITION
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path, advice="Train or fetch these weights again.") if path.exists() else {}
 
 
 def check_condition(model: str, **spaces: EmbeddingSpec) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from brain2img.artifacts import differences, is_of_the_system, write_json, writing
+from brain2img.artifacts import differences, read_json, read_tensors, write_json, writing
 from brain2img.layers import check_weights
 
 REFIT = "Fit the prior again (stage fit_prior with overwrite=true), or choose the settings it was fitted with."
@@ -80,9 +80,7 @@ def read_shape(folder: Path, *, settings: Mapping[str, Any]) -> tuple[int, ...]:
         If there is none, or one of other settings, with the differences.
     """
     path = folder / "prior.json"
-    if not path.exists():
-        raise ValueError(f"prior {folder}: expected prior.json, got nothing. Run the fit_prior stage.")
-    stored = json.loads(path.read_text())
+    stored = read_json(path, keys=("settings", "shape"), advice=REFIT)
     lines = differences(stored["settings"], json.loads(json.dumps(dict(settings))))
     if lines:
         raise ValueError(f"prior {folder}: expected one of these settings, got one of others:\n  "
@@ -106,12 +104,6 @@ def read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarr
         If the file is damaged, or an array is missing, unexpected or of another shape, with the full list.
     """
     path = folder / "prior.safetensors"
-    try:
-        arrays = load_file(str(path))
-    except Exception as error:
-        if is_of_the_system(error):
-            raise
-        raise ValueError(f"prior {path}: expected a whole safetensors file, got one that cannot be read ({error}). "
-                         f"{REFIT}") from error
+    arrays = read_tensors(path, advice=REFIT)
     check_weights(expected, arrays, what=f"prior {path}", cure=REFIT)
     return arrays

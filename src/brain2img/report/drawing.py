@@ -31,35 +31,35 @@ def draw_grid(grid: Grid) -> Image:
     width = left + n * (CELL + GAP) + (len(grid.groups) - 1) * GROUP_GAP + EDGE
     canvas = Image.new("RGB", (width, top + sum(heights) + 18), "white")
     draw = ImageDraw.Draw(canvas)
-    draw.text((EDGE, 24), grid.title, fill="#222222", font=_font(30, bold=True))
+    draw.text((EDGE, 24), grid.title, fill="#222222", font=font(30, bold=True))
     columns, x = [], left
     for word, size in grid.groups:
         end = x + size * (CELL + GAP) - GAP
-        draw.text(((x + end) / 2, 90), word, fill="#444444", font=_font(26), anchor="ms")
+        draw.text(((x + end) / 2, 90), word, fill="#444444", font=font(26), anchor="ms")
         draw.line([(x, 106), (end, 106)], fill="#999999", width=2)
         columns += [x + i * (CELL + GAP) for i in range(size)]
         x = end + GROUP_GAP
     for x, head in zip(columns, grid.heads, strict=True):
-        draw.text((x + CELL / 2, 116), head, fill="#666666", font=_font(20), anchor="mt")
+        draw.text((x + CELL / 2, 116), head, fill="#666666", font=font(20), anchor="mt")
     y = top
     for line, texts, height in zip(grid.lines, captions, heights, strict=True):
         colour = grid.colours.get(line.decoder, "#444444")
         draw.rectangle([EDGE, y, EDGE + 6, y + CELL], fill=colour)
         sub = wrapped(line.sub, LABEL - 30, WORDS)
         middle = y + (CELL - LINE * len(sub)) / 2
-        draw.text((EDGE + 20, middle), line.label, fill="#222222", font=_font(26, bold=True), anchor="lm")
+        draw.text((EDGE + 20, middle), line.label, fill="#222222", font=font(26, bold=True), anchor="lm")
         for i, text in enumerate(sub):
-            draw.text((EDGE + 20, middle + 34 + i * LINE), text, fill="#666666", font=_font(WORDS), anchor="lm")
+            draw.text((EDGE + 20, middle + 34 + i * LINE), text, fill="#666666", font=font(WORDS), anchor="lm")
         for x, tile, lines in zip(columns, line.tiles, texts, strict=True):
             if tile.image is None:
                 draw.rectangle([x, y, x + CELL - 1, y + CELL - 1], fill="#F2F2F2")
-                draw.text((x + CELL / 2, y + CELL / 2), "none", fill="#999999", font=_font(20), anchor="mm")
+                draw.text((x + CELL / 2, y + CELL / 2), "none", fill="#999999", font=font(20), anchor="mm")
             else:
                 canvas.paste(_fit(tile.image), (x, y))
             if tile.right:
                 draw.rectangle([x - 5, y - 5, x + CELL + 4, y + CELL + 4], outline=colour, width=5)
             for i, text in enumerate(lines):
-                draw.text((x + CELL / 2, y + CELL + 8 + i * LINE), text, font=_font(WORDS, bold=tile.right),
+                draw.text((x + CELL / 2, y + CELL + 8 + i * LINE), text, font=font(WORDS, bold=tile.right),
                           fill=colour if tile.right else "#555555", anchor="ma")
         y += height
     return canvas
@@ -67,10 +67,10 @@ def draw_grid(grid: Grid) -> Image:
 
 def wrapped(text: str, width: int, size: int, *, bold: bool = False) -> list[str]:
     """Break a sentence into lines of at most `width` pixels; what does not fit into `MOST_LINES` ends with "…"."""
-    font = _font(size, bold=bold)
+    face = font(size, bold=bold)
     lines: list[str] = []
     for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+        if lines and face.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
@@ -100,7 +100,8 @@ def _fit(image: np.ndarray) -> Image:
 
 
 @functools.lru_cache(maxsize=16)
-def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
+def font(size: int, *, bold: bool = False) -> FreeTypeFont:
+    """Return the font of all drawings in a size (pixels)."""
     from matplotlib.font_manager import FontProperties, findfont
     from PIL import ImageFont
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import Captions, Predictions, Reconstructions, read_manifest
+from brain2img.artifacts import Captions, Predictions, Reconstructions, read_json, read_manifest, read_table, reading
 from brain2img.data.prepared import PreparedStudy
 from brain2img.report.style import BASELINE, CEILING, MEAN, STIMULI, Column
 
@@ -102,7 +101,7 @@ class Member:
     def importance(self) -> pd.DataFrame | None:
         """The contribution of every voxel, where it was computed."""
         path = self._path(self.entry.get("importance"))
-        return None if path is None else pd.read_parquet(path / "importance.parquet")
+        return None if path is None else read_table(path / "importance.parquet")
 
     def predictions(self, condition: str) -> Predictions | None:
         """Return the predictions of a condition."""
@@ -143,10 +142,11 @@ class Member:
         paths = sorted([*self.run.glob("logs/**/metrics.csv"), *self.run.glob("fold-*/logs/**/metrics.csv")])
         tables = []
         for path in paths:
-            try:
-                tables.append(pd.read_csv(path))
-            except pd.errors.EmptyDataError:
-                log.warning("report: %s is empty; its curves are left out", path)
+            with reading(path, "a CSV table"):
+                try:
+                    tables.append(pd.read_csv(path))
+                except pd.errors.EmptyDataError:
+                    log.warning("report: %s is empty; its curves are left out", path)
         return tables
 
     def seeds(self) -> list[int]:
@@ -187,9 +187,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         path = self.folder / "summary.json"
-        if not path.exists():
-            raise ValueError(f"report: expected summary.json in {self.folder}, got nothing. Run the evaluate stage.")
-        self.summary: dict[str, Any] = json.loads(path.read_text())
+        self.summary: dict[str, Any] = read_json(path)
         root = (self.folder / self.summary.get("outputs", "../..")).resolve()
         self.members = [Member(entry, root=root) for entry in self.summary.get("members", [])]
         if not self.members:
@@ -210,7 +208,7 @@ class Results:
 
     def _table(self, name: str) -> pd.DataFrame | None:
         path = self.folder / f"{name}.parquet"
-        table = tidy(pd.read_parquet(path)) if path.exists() else None
+        table = tidy(read_table(path)) if path.exists() else None
         return None if table is None or table.empty else table
 
     @property

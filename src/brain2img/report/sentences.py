@@ -110,6 +110,8 @@ def what_was_run(results: Results, study: str) -> list[str]:
     return lines
 
 
+FEW_IMAGES = 60
+"""Of fewer, leaving one out moves the mean of the others so much that scores without information fall."""
 DESCRIPTIVE = ("hubness",)
 """What describes predictions and says nothing of whether they are right: no control is above chance in it."""
 PROTOCOLS = {
@@ -130,8 +132,12 @@ def _cross_validated(member: Member) -> str:
         return ""
     times = predictions.rows.groupby(["subject", "stimulus_id"]).size()
     images = predictions.rows["stimulus_id"].nunique()
-    return (f"Cross-validated in {fits} fits: {images} images, each decoded "
+    text = (f"Cross-validated in {fits} fits: {images} images, each decoded "
             f"{'once' if times.max() == 1 else f'{times.max()} times'} and never by a fit that had seen it.")
+    if images <= FEW_IMAGES:
+        text += (" A fit knows the mean of the other images, which lies away from the one it decodes: with so few, "
+                 "what knows nothing lands below the stated chance, as the mean embedding below shows.")
+    return text
 
 
 def _achievement(column: Column, value: str) -> str:

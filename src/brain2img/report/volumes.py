@@ -44,7 +44,15 @@ def _image(values: np.ndarray, spec: SignalSpec, *, empty: float = np.nan) -> An
     import nibabel
 
     geometry(spec, needs_affine=True)
-    return nibabel.Nifti1Image(to_volume(values, spec, empty=empty), np.asarray(spec.affine, dtype=float))
+    affine = np.asarray(spec.affine, dtype=float)
+    image = nibabel.Nifti1Image(to_volume(values, spec, empty=empty), affine)
+    # programs that read the qform alone find the same place; code 2: aligned to volumes of this subject. A quaternion
+    # holds no shear
+    image.set_sform(affine, code=2)
+    image.set_qform(affine, code=2)
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):
+        image.set_qform(None, code=0)
+    return image
 
 
 def write_map(values: np.ndarray, spec: SignalSpec, path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest, file_digest, read_json
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.open_clip_models import load_open_clip
@@ -89,7 +89,7 @@ class OpenCLIP(Space):
             if not file.exists():
                 raise ValueError(f"space {self.name!r}: expected {file.name} in {self._folder}, got none. "
                                  "Give a folder in open_clip's format, or the name of an architecture.")
-            return json.loads(file.read_text())["model_cfg"]
+            return read_json(file, keys=("model_cfg",), advice="Give a folder in open_clip's format.")["model_cfg"]
         config = open_clip.get_model_config(self.model_name)
         if config is None:
             known = open_clip.list_models()

@@ -14,7 +14,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import Predictions, digest, open_folder, write_table
+from brain2img.artifacts import Predictions, digest, open_folder, read_table, write_table
 from brain2img.metrics.intervals import bootstrap, paired_difference
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.report.ablation import write_ablation
@@ -23,7 +23,7 @@ from brain2img.stages.embed import embed
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
 from brain2img.stages.train import train
-from brain2img.stages.workspace import FoldRun, fold_runs, given_overrides, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, given_overrides, outputs
 
 log = logging.getLogger(__name__)
 SPLITS = ("val", "test")
@@ -61,7 +61,7 @@ def ablate(cfg: DictConfig) -> Path:
     rows = _rows(cfg)
     ensembles = _ensembles(plain(cfg.ablation), rows)
     runs = {(row.key, seed): _trained(cfg, row, seed) for row in rows for seed in row.seeds}
-    folder = open_folder(outputs(cfg) / "ablations" / cfg.name, stage="ablate", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "ablations", cfg.name), stage="ablate", overwrite=cfg.overwrite,
                          config={"rows": {row.key: [row.label, list(row.seeds)] for row in rows}, "seed": cfg.seed,
                                  "ensembles": ensembles},
                          inputs={f"{key} {seed}": digest([run.manifest["id"] for run in found])
@@ -232,6 +232,6 @@ def _ceiling(run: FoldRun) -> float | None:
     path = run.prepared.folder / "ceiling.parquet"
     if not path.exists():
         return None
-    ranks = pd.read_parquet(path)
+    ranks = read_table(path)
     ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
     return float((ranks["rank"] <= 1).mean())

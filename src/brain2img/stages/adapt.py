@@ -31,7 +31,7 @@ from brain2img.stages.new_subject import (
     target_study,
 )
 from brain2img.stages.train import split_hashes
-from brain2img.stages.workspace import FoldRun, fold_runs, given_overrides, outputs, relative
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, given_overrides, outputs, relative
 
 log = logging.getLogger(__name__)
 PLACE = ("fold", "split_seed", "decoder_seed", "held_out", "adapt")
@@ -63,9 +63,9 @@ def adapt(cfg: DictConfig) -> Path:
     label = str(cfg.label) if cfg.label not in ("default", cfg.name) else f"{runs[0].manifest['label']}_adapted"
     for number, run in enumerate(runs):
         log.info("adapt %s to %s as %s, fold %d of %d", run.manifest["name"], plan.subject, name, number + 1, len(runs))
-        _fold(outputs(cfg) / "train" / name / run.folder.name, run, plan, cfg=cfg,
+        _fold(folder_of(cfg, "train", name, run.folder.name), run, plan, cfg=cfg,
               facts={"name": name, "label": label, "n_fold_runs": len(runs)})
-    return outputs(cfg) / "train" / name
+    return folder_of(cfg, "train", name)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from brain2img.artifacts import (
     ArrayWriter,
     Predictions,
     StageFolder,
+    below,
     differences,
     digest,
     open_folder,
@@ -26,7 +27,7 @@ from brain2img.data.dataset import chunks
 from brain2img.interfaces import Prior
 from brain2img.stages.build import build_prior, plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,11 @@ def conditioned(cfg: DictConfig, condition: str) -> Predictions:
         If predictions or the prior are missing or unfinished, or the prior was fitted with other settings, for another
         run, space or subject.
     """
-    base = outputs(cfg) / "predictions" / cfg.name
+    base = folder_of(cfg, "predictions", cfg.name)
     predictions = Predictions(base / condition)
     if not cfg.get("prior") or condition not in FROM_BRAINS:
         return predictions
-    place = outputs(cfg) / "priors" / cfg.name
+    place = folder_of(cfg, "priors", cfg.name)
     manifest = read_manifest(place, what="prior")
     lines = differences(manifest["config"]["prior"], plain(cfg.prior))
     if lines:
@@ -77,7 +78,7 @@ def conditioned(cfg: DictConfig, condition: str) -> Predictions:
 
 def prior_place(folder: Path, space: str, *, run: int, subject: str | None) -> Path:
     """Return where the prior of a space, a fold and (where there is one for each) a subject stands."""
-    return folder / space / (f"run-{run}" if subject is None else f"run-{run}_{safe_name(subject)}")
+    return below(folder, space, f"run-{run}" if subject is None else f"run-{run}_{safe_name(subject)}")
 
 
 def row_generators(seed: int, rows: Iterable[int]) -> list[torch.Generator]:

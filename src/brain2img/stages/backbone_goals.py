@@ -15,6 +15,7 @@ import torch
 from brain2img.artifacts import write_json
 from brain2img.captioners.prefix import PrefixLanguageModel
 from brain2img.data.dataset import chunks
+from brain2img.data.pictures import to_uint8
 from brain2img.data.simulate import scenes
 from brain2img.interfaces import Space
 from brain2img.metrics.attribute_accuracy import AttributeAccuracy
@@ -181,7 +182,7 @@ def _render(decoder: Kandinsky, embeddings: np.ndarray, *, seed: int, first: int
     """Return pictures ``(n, h, w, 3)`` uint8 of embeddings ``(n, D)``, the i-th from the noise of `first` + i."""
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(embeddings))]
     made = decoder.reconstruct({"clip": torch.from_numpy(embeddings)}, generators=generators)
-    return (made * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return to_uint8(made.permute(0, 2, 3, 1).numpy(), expected="0..1", what="pictures of the small decoder")
 
 
 def report(weights: Path | None, out: Path, *, n_check: int, reconstructor: Mapping[str, Any]) -> None:

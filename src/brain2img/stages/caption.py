@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +11,23 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Captions, Predictions, digest, open_folder, write_json
+from brain2img.artifacts import (
+    Captions,
+    Predictions,
+    claim,
+    digest,
+    open_folder,
+    read_begun,
+    waiting,
+    write_json,
+)
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner
 from brain2img.stages.build import build_captioners, plain
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, outputs
+from brain2img.stages.workspace import FoldRun, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +50,27 @@ def caption(cfg: DictConfig) -> list[Path]:
         raise ValueError("captioner: expected at least one, got none. Choose some, as in captioner=[prefix_small], or "
                          "leave caption out of stages=[...].")
     asked = asked_predictions(cfg, captioners, group="captioner")
+    for key in [key for key, captioner in captioners.items() if captioner.fits]:
+        if _without_captions(cfg, next(iter(asked.values()))):
+            log.warning("caption %s: left out, for the training stimuli have no captions to learn from", key)
+            del captioners[key]
     # popped, so that one model at a time is in memory
     return [path for key in list(captioners) for path in _caption(key, captioners.pop(key), asked, cfg=cfg)]
 
 
+def _without_captions(cfg: DictConfig, predictions: Predictions) -> bool:
+    table = fold_run(cfg, predictions, predictions.rows["run"].iloc[0]).data().study.stimulus_table
+    return not any(len(captions) for captions in table["captions"])
+
+
 def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *, cfg: DictConfig) -> list[Path]:
     settings = {"captioner": plain(cfg.captioner[key]), "weights": captioner.uid()}
-    store = outputs(cfg) / "cache" / "captions" / f"{key}-{digest(settings, length=8)}.json"
+    store = folder_of(cfg, "cache", "captions", f"{key}-{digest(settings, length=8)}.json")
     store.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(store.read_text()) if store.exists() and not cfg.overwrite else {}
+    known = {} if cfg.overwrite else _known(store)
     folders = []
     for condition, predictions in asked.items():
-        folder = open_folder(outputs(cfg) / "captions" / cfg.name / key / condition, stage="caption", config=settings,
+        folder = open_folder(folder_of(cfg, "captions", cfg.name, key, condition), stage="caption", config=settings,
                              inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
         folders.append(folder.path)
         if folder.finished:
@@ -63,6 +80,15 @@ def _caption(key: str, captioner: Captioner, asked: Mapping[str, Predictions], *
         Captions.write(folder.work, rows=predictions.rows, captions=[known[k] for k in keys])
         folder.finish(condition=condition, study_name=predictions.manifest["study_name"])
     return folders
+
+
+def _known(store: Path) -> dict[str, str]:
+    """Return the captions that are kept; none, with a warning, where their file is damaged."""
+    kept = read_begun(store, keys=("captions", "digest"))
+    if kept is None or kept["digest"] == digest(kept["captions"]):
+        return kept["captions"] if kept else {}
+    log.warning("%s: expected the captions that were written, got others. They are made anew.", store)
+    return {}
 
 
 def _complete(known: dict[str, str], store: Path, predictions: Predictions, captioner: Captioner, *, cfg: DictConfig,
@@ -85,7 +111,9 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
             with fitting(len(rows), key="batch_size"):
                 texts = captioner.caption(needed)
             known |= zip(new.iloc[part], texts, strict=True)
-            write_json(store, known)
+            with waiting(60), claim(store):  # runs of other names add to it, too
+                known |= {**_known(store), **known}
+                write_json(store, {"captions": known, "digest": digest(known)})
     return keys
 
 

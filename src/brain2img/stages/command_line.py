@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
 
 HELP = """
 Every setting can be given as key=value: name=, seed=, overwrite=true, paths.outputs=<folder>, trainer.max_epochs=5, ...
@@ -17,6 +20,35 @@ def _choices(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+def no_place(error: BaseException) -> str:
+    """Return what is said where not even the log of a command can be written."""
+    place = getattr(error, "filename", None) or "the log of this command"
+    return (f"paths.outputs: expected a folder that can be written to, got {getattr(error, 'strerror', error)} at "
+            f"{place}. Free some space there, or give paths.outputs=<folder on another disk>.")
+
+
+def _say_errors_plainly() -> None:
+    """Let what goes wrong before a stage begins end as one message: Hydra itself makes the folder of the log."""
+    asked = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a traceback and ends the process
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from hydra.errors import CompactHydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        in_a_stage = any(frame.f_globals["__name__"] == "brain2img.stages.run" for frame, _ in walk_tb(trace))
+        compact = isinstance(error, CompactHydraException | OmegaConfBaseException)
+        if asked or in_a_stage or not (compact or (isinstance(error, OSError) and error.errno is not None)):
+            sys.__excepthook__(kind, error, trace)
+        elif compact:
+            causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+            sys.stderr.write("".join(f"{cause}\n" for cause in causes))
+        else:
+            sys.stderr.write(no_place(error) + "\n")
+
+    sys.excepthook = say
+
+
 def check_command_line() -> None:
     """Let Hydra obey nothing but configs/ and the command line (`composing.guard`), and see to what it does badly.
 
@@ -28,6 +60,7 @@ def check_command_line() -> None:
 
     Hydra takes seconds for the first and does not say what there is to choose from for the second.
     """
+    _say_errors_plainly()
     configs = Path(sys.argv[0]).resolve().parents[1] / "configs"
     groups = sorted(folder for folder in configs.iterdir() if folder.is_dir() and folder.name not in ("hydra", "paths"))
     if {"--help", "-h"} & set(sys.argv[1:]):

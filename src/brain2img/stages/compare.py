@@ -13,7 +13,7 @@ from brain2img.report.comparison import figure, markdown, page, table_of
 from brain2img.report.reading import Member, Results
 from brain2img.stages.build import plain
 from brain2img.stages.counting import count
-from brain2img.stages.workspace import FoldRun, fold_order, outputs
+from brain2img.stages.workspace import FoldRun, fold_order, folder_of, outputs
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def compare(cfg: DictConfig) -> Path:
         raise ValueError("runs: expected folders or names of evaluated runs, got none. Name some with runs=[...].")
     folders = list(dict.fromkeys(scores_folder(str(run), root) for run in named))
     manifests = {str(folder): read_manifest(folder, what="scores") for folder in folders}
-    folder = open_folder(root / "compare" / cfg.name, stage="compare", overwrite=True,
+    folder = open_folder(folder_of(cfg, "compare", cfg.name), stage="compare", overwrite=True,
                          config={"baseline": cfg.baseline, "seed": cfg.seed, "runs": list(manifests)},
                          inputs={path: manifest["id"] for path, manifest in manifests.items()})
     found = [(results, member) for results in map(Results, folders) for member in results.members]

@@ -102,7 +102,8 @@ def check_overrides(overrides: Sequence[str], *, sweeps: bool) -> None:
 def guard() -> None:
     """Let Hydra compose nothing whose ``hydra.*`` an untrusted file has set, and nothing without a clear message."""
     if not hasattr(ConfigLoaderImpl.load_configuration, "guarded"):
-        ConfigLoaderImpl.load_configuration = _guarded(ConfigLoaderImpl.load_configuration)
+        setattr(ConfigLoaderImpl, "load_configuration",  # noqa: B010
+                _guarded(ConfigLoaderImpl.load_configuration))
 
 
 def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from brain2img.artifacts import claim
 from brain2img.data.fetching import (
     Part,
     RemoteFile,
@@ -29,7 +30,7 @@ from brain2img.data.fetching import (
     unpack,
 )
 from brain2img.stages.build import build, build_study, plain
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +103,15 @@ class Wanted:
 
     def get(self, *, arrived: Callable[[int], object], overwrite: bool, password: str | None) -> None:
         """Fetch it, and unpack it where it is an archive; the archive is then removed."""
-        if overwrite or not self.fetched:
-            fetch(self.source, self.file, self.target, arrived=arrived)
-        if self.unpack is not None:
-            unpack(self.target, self.unpack, password=password)
-            self._note.write_text(self._identity)
-            self.target.unlink()
+        with claim(self.target):
+            if self.done and not overwrite:
+                return  # another command fetched it while this one waited
+            if overwrite or not self.fetched:
+                fetch(self.source, self.file, self.target, arrived=arrived)
+            if self.unpack is not None:
+                unpack(self.target, self.unpack, password=password)
+                self._note.write_text(self._identity)
+                self.target.unlink()
 
 
 def download(cfg: DictConfig) -> Path:
@@ -127,7 +131,7 @@ def download(cfg: DictConfig) -> Path:
     if not config:
         raise ValueError(f"study: expected one whose files a service holds, got {study.name!r}. data_prep/*.md says "
                          "where its files are from, if it has any.")
-    raw = Path(cfg.raw or outputs(cfg) / "raw" / study.name).expanduser().resolve()
+    raw = Path(cfg.raw or folder_of(cfg, "raw", study.name)).expanduser().resolve()
     form = cfg.study.get("form")
     items = _items(config, form=form, only=cfg.only)
     terms = [f"{term['what']}: {term['url']}" for term in config["terms"] if set(term.get("items", items)) & set(items)]

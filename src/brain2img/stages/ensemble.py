@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from brain2img.artifacts import ArrayWriter, EmbeddingCache, Predictions, open_folder, read_manifest
+from brain2img.artifacts import ArrayWriter, EmbeddingCache, Predictions, open_folder, read_manifest, stored_at
 from brain2img.data.dataset import chunks
 from brain2img.stages.build import plain
 from brain2img.stages.predict import shuffled_view
 from brain2img.stages.train import LEARNED
-from brain2img.stages.workspace import FoldRun, conditions, fold_order, outputs, relative
+from brain2img.stages.workspace import FoldRun, conditions, fold_order, folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 ROWS = ["subject", "stimulus_id", "n_averaged", "run"]
@@ -57,8 +57,8 @@ def ensemble(cfg: DictConfig) -> list[Path]:
         members = {} if condition == "shuffled" else {name: Predictions(base / name / condition) for name in names}
         inputs = {name: str(member.manifest["id"]) for name, member in members.items()} or {
             "decoded": read_manifest(base / cfg.name / "decoded", what="predictions")["id"]}
-        folder = open_folder(base / cfg.name / condition, stage="ensemble", inputs=inputs, overwrite=cfg.overwrite,
-                             config={"runs": names, "condition": condition})
+        folder = open_folder(folder_of(cfg, "predictions", cfg.name, condition), stage="ensemble", inputs=inputs,
+                             overwrite=cfg.overwrite, config={"runs": names, "condition": condition})
         folders.append(folder.path)
         if folder.finished:
             log.info("ensemble %s: finished already (%s)", condition, folder.path)
@@ -129,7 +129,7 @@ def _run(cfg: DictConfig, members: Mapping[str, Predictions]) -> Path:
     """Write ``train/<name>``, which stands for the runs of the members; returns it."""
     root = outputs(cfg)
     runs = {name: list(_folds(p, root)) for name, p in members.items()}
-    folder = root / "train" / cfg.name
+    folder = folder_of(cfg, "train", cfg.name)
     for place, first in enumerate(next(iter(runs.values()))):
         manifest = first.manifest
         mine = open_folder(folder / first.folder.name, stage="ensemble", config=manifest["config"],
@@ -162,5 +162,6 @@ def _together(folder: Path, caches: list[EmbeddingCache]) -> None:
 
 
 def _folds(predictions: Predictions, root: Path) -> Iterator[FoldRun]:
-    for folder in sorted((root / predictions.manifest["run"]).glob("fold-*"), key=fold_order):
+    run = stored_at(root, predictions.manifest["run"], of=f"predictions {predictions.folder}")
+    for folder in sorted(run.glob("fold-*"), key=fold_order):
         yield FoldRun(folder, root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import git_commit, open_folder, versions, write_json, write_table
+from brain2img.artifacts import git_commit, open_folder, read_json, versions, write_json, write_table
 from brain2img.metrics.aggregate import differences, records
 from brain2img.report.page import write_report
 from brain2img.report.style import CEILING, STIMULI
@@ -21,7 +20,7 @@ from brain2img.stages.build import plain
 from brain2img.stages.features import PictureFeatures
 from brain2img.stages.members import collection_name, members
 from brain2img.stages.scoring import CURVES, MemberScores, observer
-from brain2img.stages.workspace import outputs, relative
+from brain2img.stages.workspace import folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def evaluate(cfg: DictConfig) -> Path:
     features = PictureFeatures(batch_size=cfg.batch_size)
     found = [MemberScores(member, root, features=features) for member in configs]
     folder = open_folder(
-        root / "scores" / name, stage="evaluate", overwrite=cfg.overwrite,
+        folder_of(cfg, "scores", name), stage="evaluate", overwrite=cfg.overwrite,
         config={"metrics": [plain(member.metric) for member in configs], "seed": cfg.seed,
                 "metric_spaces": [plain(member.get("metric_space")) for member in configs],
                 "labels": [member.manifest["label"] for member in found],
@@ -86,4 +85,4 @@ def _differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Ge
 
 def load_summary(folder: Path) -> dict[str, Any]:
     """Return ``summary.json`` of a scores folder."""
-    return json.loads((folder / "summary.json").read_text())
+    return read_json(folder / "summary.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,14 +11,14 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import EmbeddingCache, Predictions, open_folder, read_manifest, write_json
+from brain2img.artifacts import EmbeddingCache, Predictions, open_folder, read_json, read_manifest, write_json
 from brain2img.data.trials import grouping
 from brain2img.interfaces import Prior
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.stages.apply_prior import prior_place, row_generators
 from brain2img.stages.build import build_prior, plain
 from brain2img.stages.held_out import prior_predictions
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +60,10 @@ def fit_prior(cfg: DictConfig) -> Path:
     if settings["source"] == "joint" and per_subject:
         raise ValueError("prior_fit.per_subject: expected one prior for all subjects, since it was trained jointly "
                          "with the decoder, got one a subject. Set prior_fit.per_subject=false.")
-    caches = {space: EmbeddingCache(outputs(cfg) / runs[0].manifest["paths"]["caches"][space])
+    caches = {space: EmbeddingCache(runs[0].stored(runs[0].manifest["paths"]["caches"][space]))
               for space in settings["spaces"]}
     folder = open_folder(
-        outputs(cfg) / "priors" / cfg.name, stage="fit_prior", overwrite=cfg.overwrite,
+        folder_of(cfg, "priors", cfg.name), stage="fit_prior", overwrite=cfg.overwrite,
         config={"prior": plain(cfg.prior), **settings, "per_subject": per_subject, "seed": cfg.seed},
         inputs={"predictions": predictions.manifest["id"],
                 **{space: read_manifest(cache.folder)["id"] for space, cache in caches.items()}})
@@ -82,7 +81,7 @@ def fit_prior(cfg: DictConfig) -> Path:
                     kept = np.ones(len(rows), dtype=bool) if joint else _held_back(
                         predictions.rows.loc[rows, "stimulus_id"], unit, share=settings["holdout"], seed=cfg.seed)
                     _fit(place, predictions, space, cache, rows=rows, kept=kept, cfg=cfg, joint=joint.get(space))
-                line = {"space": space, "run": i, "subject": subject, **json.loads((place / "scores.json").read_text())}
+                line = {"space": space, "run": i, "subject": subject, **read_json(place / "scores.json")}
                 _tell(line)
                 lines.append(line)
     folder.finish(source=LABELS[settings["source"]], validation=lines, runs=[run.manifest["id"] for run in runs],
@@ -122,7 +121,7 @@ def _units(run: FoldRun) -> dict[str, str]:
     data = run.data()
     table = data.study.stimulus_table
     return grouping(dict(zip(data.trials["stimulus_id"], data.trials["split"], strict=True)),
-                    dict(zip(table["stimulus_id"], table["concept"], strict=True)))
+                    dict(zip(table["stimulus_id"], table["concept"], strict=True)), same_as=data.same_as)
 
 
 def _held_back(stimulus_ids: Sequence[str], unit: dict[str, str], *, share: float, seed: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def check_gallery(array: np.ndarray, *, spec: EmbeddingSpec, stimulus_ids: Seque
     if twice:
         raise ValueError(f"gallery of study {study}, space {spec.name!r}: expected every picture once, got "
                          f"{len(twice)} again ({twice[0][1]!r} is {twice[0][0]!r}). Give them "
-                         "one stimulus id in the study.")
+                         "one stimulus id in the study, or leave the copies out with split.duplicates=drop.")
 
 
 def of_concepts(decoded: Decoded, *, study: PreparedStudy, caches: Mapping[str, EmbeddingCache]) -> Decoded:

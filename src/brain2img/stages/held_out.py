@@ -13,7 +13,7 @@ from brain2img.data.trials import at_most
 from brain2img.stages.build import plain
 from brain2img.stages.predict import decode_rows
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import FoldRun, outputs, relative
+from brain2img.stages.workspace import FoldRun, folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
         config["folds"] = settings["folds"]
         decoders = [(i, part) for i, run in enumerate(runs) for part in _train_parts(run, cfg)]
     root = outputs(cfg)
-    folder = open_folder(root / "predictions" / cfg.name / source, stage="predict", config=config,
+    folder = open_folder(folder_of(cfg, "predictions", cfg.name, source), stage="predict", config=config,
                          inputs={relative(part.folder, root): part.manifest["id"] for _, part in decoders},
                          overwrite=cfg.overwrite)
     if not folder.finished:
@@ -82,7 +82,7 @@ def _train_parts(run: FoldRun, cfg: DictConfig) -> list[FoldRun]:
     place = {key: manifest["config"][key] for key in ("fold", "split_seed", "decoder_seed")}
     config = {key: value for key, value in manifest["config"].items() if key not in place}
     facts = {key: manifest[key] for key in ("name", "label", "study", "study_name", "later")}
-    found = {name: EmbeddingCache(root / path) for name, path in manifest["paths"]["caches"].items()}
+    found = {name: EmbeddingCache(run.stored(path)) for name, path in manifest["paths"]["caches"].items()}
     parts = []
     for part in range(n_parts):
         path = run.folder.parent / "out_of_fold" / run.folder.name / f"part-{part}-of-{n_parts}"

@@ -13,7 +13,7 @@ from brain2img.decoders.published_weights import PublishedWeights
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build, plain
 from brain2img.stages.train import run_facts, train_fold
-from brain2img.stages.workspace import caches, iterate_folds, outputs, prepared_folder, training_config
+from brain2img.stages.workspace import caches, folder_of, iterate_folds, outputs, prepared_folder, training_config
 
 REPORT = "imported.json"
 
@@ -37,11 +37,11 @@ def import_weights(cfg: DictConfig) -> Path:
         raise ValueError(f"weights {file}: expected a published checkpoint, got nothing there. "
                          "Give weights=<file>.pth.")
     prepared = PreparedStudy(prepared_folder(cfg))
-    folds = list(iterate_folds(config, subjects=prepared.subjects))
+    folds = list(iterate_folds(config, prepared=prepared))
     if len(folds) != 1:
         raise ValueError(f"import_weights: expected a split with one fold, got {len(folds)}. Set split.kind=study.")
     layout = build(plain(cfg.layout), PublishedWeights)
-    run = outputs(cfg) / "train" / cfg.name
+    run = folder_of(cfg, "train", cfg.name)
 
     def fill(decoder: Decoder, data: BrainData, folder: Path) -> None:
         report = layout.load(decoder, file)

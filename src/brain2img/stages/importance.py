@@ -22,7 +22,7 @@ from brain2img.records import BrainBatch, SignalSpec
 from brain2img.report.volumes import save_importance_figure, write_map
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import one_fold, outputs
+from brain2img.stages.workspace import folder_of, one_fold
 from brain2img.volumes import geometry
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def importance(cfg: DictConfig) -> Path:
         if spec.n_times != 1:
             raise ValueError(f"signals of subject {spec.subject!r}: expected one value per voxel (T = 1), got "
                              f"{spec.n_times} samples. Average over time first.")
-    folder = open_folder(outputs(cfg) / "importance" / cfg.name, stage="importance", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "importance", cfg.name), stage="importance", overwrite=cfg.overwrite,
                          inputs={"run": run.manifest["id"]}, config={**settings, "space": space, "seed": cfg.seed})
     if folder.finished:
         log.info("importance: finished already (%s)", folder.path)

@@ -15,7 +15,7 @@ from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.training import epoch_file, read_checkpoint
 from brain2img.metrics.intervals import bootstrap
 from brain2img.stages.sweep import placed
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def legacy_last_epochs_mean(cfg: DictConfig) -> Path:
     """
     runs, space, n = fold_runs(cfg), cfg.headline.space, int(cfg.last_epochs)
     name, epochs = "legacy_last_epochs_mean", [_last(run, n) for run in runs]
-    folder = open_folder(outputs(cfg) / name / cfg.name, stage=name, overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, name, cfg.name), stage=name, overwrite=cfg.overwrite,
                          inputs={run.folder.name: run.manifest["id"] for run in runs},
                          config={"last_epochs": n, "space": space, "split": cfg.predict_split, "seed": cfg.seed})
     if folder.finished:

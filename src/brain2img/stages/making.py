@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Predictions
+from brain2img.artifacts import Predictions, stored_at
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.stages.apply_prior import conditioned
@@ -50,7 +50,7 @@ def check_part(part: Reconstructor | Captioner, predictions: Predictions, *, gro
 
 def fold_run(cfg: DictConfig, predictions: Predictions, fold: int) -> FoldRun:
     """Return the trained fold that decoded the rows with this number in `run`."""
-    run = outputs(cfg) / predictions.manifest["run"]
+    run = stored_at(outputs(cfg), predictions.manifest["run"], of=f"predictions {predictions.folder}")
     return FoldRun(sorted(run.glob("fold-*"), key=fold_order)[fold], outputs(cfg))
 
 

@@ -81,7 +81,7 @@ def _difference(prepared: PreparedStudy, run: FoldRun, subject: str) -> str:
 
 def _has_study(run: FoldRun) -> bool:
     """Tell whether the prepared study of a run is still there."""
-    return (run.root / run.manifest["paths"]["prepared"] / "manifest.json").exists()
+    return (run.stored(run.manifest["paths"]["prepared"]) / "manifest.json").exists()
 
 
 def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
@@ -94,8 +94,8 @@ def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingC
     """
     found: dict[str, EmbeddingCache] = {}
     for name, path in run.manifest["paths"]["caches"].items():
-        uid = read_manifest(run.root / path, what=f"embeddings of space {name!r}")["config"]["uid"]
-        for folder in (run.root / path, *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
+        uid = read_manifest(run.stored(path), what=f"embeddings of space {name!r}")["config"]["uid"]
+        for folder in (run.stored(path), *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
             if (folder / "manifest.json").exists() and _is(read_manifest(folder), uid=uid, prepared=prepared):
                 found.setdefault(name, EmbeddingCache(folder))
         if name not in found:
@@ -172,7 +172,9 @@ def check_splits(run: FoldRun, data: BrainData) -> None:
     trained = run.data().trials
     met = set(trained.loc[trained["split"] == "train", "stimulus_id"])
     kept = data.trials.loc[~data.trials["split"].isin(("train", "unused")), "stimulus_id"]
-    crossing = sorted(met & set(kept))
+    first = {**run.prepared.same_as, **data.study.same_as} if data.same_as else {}
+    met_first = {first.get(s, s) for s in met}
+    crossing = sorted(s for s in set(kept) if first.get(s, s) in met_first)
     if crossing:
         raise ValueError(f"study {data.study.name}: expected validation and test stimuli that the run was not trained "
                          f"with, got {len(crossing)} that it was ({crossing[0]!r}, ...). Use a split by the study "

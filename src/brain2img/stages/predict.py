@@ -22,7 +22,16 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, conditions, fixed_order, fold_runs, outputs, relative, test_rows
+from brain2img.stages.workspace import (
+    FoldRun,
+    conditions,
+    fixed_order,
+    fold_runs,
+    folder_of,
+    outputs,
+    relative,
+    test_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +48,7 @@ def predict(cfg: DictConfig) -> list[Path]:
         If the run is missing, unfinished, of another study, or its checkpoint does not fit.
     """
     runs = fold_runs(cfg)
-    base = outputs(cfg) / "predictions" / cfg.name
+    base = folder_of(cfg, "predictions", cfg.name)
     folders = []
     for condition in conditions(cfg):
         inputs = {run.folder.name: run.manifest["id"] for run in runs}
@@ -132,7 +141,9 @@ def shuffled_view(folder: Path, decoded: Path) -> None:
     """Write predictions that point at those in `decoded`, each row at that of another stimulus of its subject."""
     base = Predictions(decoded)
     rows = base.rows.copy()
-    for _, group in rows.groupby(["subject", "run", "draw"]):
+    # where a fold decodes one stimulus alone, predictions are exchanged between folds
+    alone = rows.groupby(["subject", "run", "draw"]).size().eq(1).any()
+    for _, group in rows.groupby(["subject", "draw"] if alone else ["subject", "run", "draw"]):
         # a cyclic shift in random order: every row gets the prediction of another stimulus. In that of rendering, so
         # that where the first n are rendered, all but one of them get a prediction that is rendered anyway
         order = pd.Index(group["stimulus_id"]).get_indexer(pd.Index(fixed_order(group["stimulus_id"])))

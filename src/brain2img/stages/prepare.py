@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from brain2img.artifacts import open_folder, read_array
-from brain2img.data.images import PACKED, StimulusImages
+from brain2img.artifacts import digest, open_folder
 from brain2img.data.prepared import PreparedStudy
+from brain2img.data.same_stimuli import settle
 from brain2img.data.simulate import NOTE
+from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.stages.build import build_study
-from brain2img.stages.workspace import prepared_folder
+from brain2img.stages.workspace import prepared_folder, raw_id
 
 log = logging.getLogger(__name__)
-HASHED_BYTES = 2_000_000_000
 
 
 def prepare(cfg: DictConfig) -> Path:
     """Prepare the study that ``study`` describes; returns the folder.
+
+    Where its own split divides a stimulus that has several ids, it is not finished before ``split.duplicates`` says
+    what to do; signals are not read again then.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def prepare(cfg: DictConfig) -> Path:
         If raw files are missing or damaged, or a stimulus crosses splits; nothing that looks finished is left.
     """
     study, raw, config = build_study(cfg)
-    folder = open_folder(prepared_folder(cfg), stage="prepare", config=config, inputs={"raw": study.raw_id(raw)},
+    folder = open_folder(prepared_folder(cfg), stage="prepare", config=config, inputs={"raw": raw_id(cfg, study, raw)},
                          overwrite=cfg.overwrite)
     if folder.finished:
         log.info("prepare %s: finished already (%s)", study.name, folder.path)
@@ -37,6 +39,8 @@ def prepare(cfg: DictConfig) -> Path:
     study.prepare(raw, folder.work)
     prepared = PreparedStudy(folder.work, finished=False)
     prepared.validate()
+    if cfg.split.kind in ("study", *OVER_SUBJECTS):
+        settle(prepared.trials, same_as=prepared.same_as, duplicates=cfg.split.duplicates, what=f"study {study.name}")
     folder.finish(study=study.name, stimuli=_stimuli_id(prepared), splits=prepared.split_hashes(),
                   subjects=prepared.subjects,
                   simulated=raw is not None and (raw / NOTE).is_file())
@@ -44,15 +48,7 @@ def prepare(cfg: DictConfig) -> Path:
 
 
 def _stimuli_id(prepared: PreparedStudy) -> str:
-    """Return an identity of the stimuli, so that studies that share them share embeddings, wherever they lie."""
-    state = hashlib.sha256()
-    pictures = StimulusImages(prepared.folder, prepared.stimulus_table, size=prepared.image_size)
-    table = prepared.stimulus_table.assign(file=pictures.identities())
-    for column in ("stimulus_id", "file", "pointer", "captions", "attributes"):
-        state.update(table[column].astype(str).str.cat(sep="|").encode())
-    path = prepared.folder / PACKED
-    if path.exists():
-        step = 1 + path.stat().st_size // HASHED_BYTES  # of very many pictures every second, third, ... one
-        for start in range(0, len(read_array(path)), 256 * step):  # mapped anew: what is read does not add up
-            state.update(read_array(path)[start:start + 256 * step:step].tobytes())
-    return state.hexdigest()[:16]
+    """Return an identity of the stimuli by what they show, so that studies that share them share embeddings."""
+    table = prepared.stimulus_table
+    columns = ("stimulus_id", "content", "captions", "attributes")
+    return digest([table[column].astype(str).tolist() for column in columns])

@@ -14,15 +14,25 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from brain2img.artifacts import Predictions, StageFolder, digest, open_folder, safe_name, write_table, writing
+from brain2img.artifacts import (
+    Predictions,
+    StageFolder,
+    digest,
+    is_whole_png,
+    open_folder,
+    safe_name,
+    write_table,
+    writing,
+)
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
+from brain2img.data.pictures import to_uint8
 from brain2img.interfaces import Reconstructor
 from brain2img.stages.build import build_reconstructors, plain
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, fixed_order, outputs
+from brain2img.stages.workspace import FoldRun, fixed_order, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +59,10 @@ def reconstruct(cfg: DictConfig) -> list[Path]:
 def _reconstruct(key: str, reconstructor: Reconstructor, asked: Mapping[str, Predictions], *, cfg: DictConfig
                  ) -> list[Path]:
     settings = {"reconstructor": plain(cfg.reconstructor[key]), "weights": reconstructor.uid(), "seed": cfg.seed}
-    store = outputs(cfg) / "cache" / "pictures" / f"{key}-{digest(settings, length=8)}"
+    store = folder_of(cfg, "cache", "pictures", f"{key}-{digest(settings, length=8)}")
     # all are opened before any work: with overwrite=true a picture made since then is as new as it has to be
     folders = {condition: open_folder(
-        outputs(cfg) / "reconstructions" / cfg.name / key / condition, stage="reconstruct",
+        folder_of(cfg, "reconstructions", cfg.name, key, condition), stage="reconstruct",
         config={**settings, "n_stimuli": cfg.reconstruct.n_stimuli},
         inputs={"predictions": predictions.manifest["id"]}, overwrite=cfg.overwrite)
         for condition, predictions in asked.items()}
@@ -93,7 +103,7 @@ def _images(folder: StageFolder, predictions: Predictions, reconstructor: Recons
         pictures[mine] = [store / f"{key}.png" for key in row_keys(
             predictions, mine, reconstructor.needs, fitted=fitted.manifest["id"] if fitted else "")]
         new = pictures[mine].drop_duplicates()
-        new = new[[not (path.exists() and path.stat().st_mtime >= begun) for path in new]]
+        new = new[[not (is_whole_png(path) and path.stat().st_mtime >= begun) for path in new]]
         log.info("reconstruct %s %s: %d pictures, %d of them new", folder.path.parent.name, folder.path.name,
                  len(mine), len(new))
         if fitted and len(new):
@@ -118,7 +128,8 @@ def _render(pictures: pd.Series, predictions: Predictions, reconstructor: Recons
     needed = {space: torch.from_numpy(predictions.embeddings(space, rows)) for space in reconstructor.needs}
     with fitting(len(rows), key="reconstruct.batch_size"):
         images = reconstructor.reconstruct(needed, generators=generators)
-    pixels = (images.cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = to_uint8(images.float().cpu().permute(0, 2, 3, 1).numpy(), expected="0..1",
+                      what=f"pictures of {type(reconstructor).__name__}")
     for path, image in zip(pictures, pixels, strict=True):
         with writing(path) as temporary:
             Image.fromarray(image).save(temporary, format="PNG", compress_level=1)

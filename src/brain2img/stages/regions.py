@@ -22,7 +22,7 @@ from brain2img.stages.predict import decode_rows, predict, rows_to_decode
 from brain2img.stages.reconstruct import reconstruct
 from brain2img.stages.scoring import MemberScores
 from brain2img.stages.train import train_again
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs, relative
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 METHODS = ("ridge", "refit", "mask")
@@ -59,7 +59,7 @@ def regions(cfg: DictConfig) -> Path:
     specs = runs[0].data().specs
     sets = roi_sets(specs, settings["sets"], part=part)
     root = outputs(cfg)
-    folder = open_folder(root / "regions" / cfg.name, stage="regions", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "regions", cfg.name), stage="regions", overwrite=cfg.overwrite,
                          inputs={run.folder.name: run.manifest["id"] for run in runs},
                          config={**settings, "metrics": plain(cfg.metric), "headline": plain(cfg.headline),
                                  "reconstructor": plain(cfg.get("reconstructor")), "prior": plain(cfg.get("prior")),
@@ -117,7 +117,8 @@ def _member(cfg: DictConfig, name: str, *, settings: Mapping[str, Any]) -> DictC
 def _masked(member: DictConfig, runs: list[FoldRun], patterns: list[str] | None) -> None:
     """Decode with the trained run, all voxels outside of one set at their training mean; as predictions."""
     root, manifest = outputs(member), runs[0].manifest
-    folder = open_folder(root / "predictions" / member.name / "decoded", stage="predict", overwrite=member.overwrite,
+    folder = open_folder(folder_of(member, "predictions", member.name, "decoded"), stage="predict",
+                         overwrite=member.overwrite,
                          inputs={run.folder.name: run.manifest["id"] for run in runs},
                          config={"split": member.predict_split, "condition": "decoded", "rois": patterns})
     if folder.finished:

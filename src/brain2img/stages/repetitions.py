@@ -16,7 +16,7 @@ from brain2img.data.dataset import chunks
 from brain2img.metrics.intervals import bootstrap
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.stages.build import plain
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def repetitions(cfg: DictConfig) -> Path:
         If the run is missing, lacks the space of the headline, or there are fewer repetitions than asked for.
     """
     runs, space = fold_runs(cfg), cfg.headline.space
-    folder = open_folder(outputs(cfg) / "repetitions" / cfg.name, stage="repetitions",
+    folder = open_folder(folder_of(cfg, "repetitions", cfg.name), stage="repetitions",
                          inputs={run.folder.name: run.manifest["id"] for run in runs}, overwrite=cfg.overwrite,
                          config={**plain(cfg.repetition_curve), "space": space, "seed": cfg.seed})
     if folder.finished:

@@ -18,6 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
+from brain2img.artifacts import compare_on_opening, release_all, waiting
+from brain2img.stages.command_line import no_place
 from brain2img.stages.failures import said
 from brain2img.stages.logs import show_libraries
 from brain2img.stages.members import members
@@ -32,31 +34,34 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
 
     What a user can cause ends with exit code 1 and one message; the traceback is kept in the log folder of the job.
     """
-    _log_to(Path(HydraConfig.get().runtime.output_dir))
+    logs = _log_to(Path(HydraConfig.get().runtime.output_dir))
     # many small products: threads of NumPy's BLAS would wait for each other (measured: ten times slower on two cores);
     # what is large runs in torch, which has threads of its own
     threadpool_limits(1, user_api="blas")
     _keep_freed_memory()
+    compare_on_opening(bool(cfg.get("verify", True)))
     try:
         trust_what_was_typed(cfg)
-        for member in [cfg] if collective else members(cfg):
-            stage(member)
+        with waiting(cfg.get("wait", 0)):
+            for member in [cfg] if collective else members(cfg):
+                stage(member)
     except KeyboardInterrupt:
         log.error("stopped from the keyboard. The same command goes on where it was.")
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        hydra = HydraConfig.get()
-        folder = Path(hydra.runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "traceback.txt").write_text(traceback.format_exc())
-        if hydra.mode == RunMode.MULTIRUN:
+        kept = logs.with_name(logs.name.replace("log", "traceback", 1))
+        with suppress(OSError):  # a full disk
+            kept.write_text(traceback.format_exc())
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the launcher records which job failed, and goes on with the others
-        message = said(error, kept=folder / "traceback.txt")
+        message = said(error, kept=kept)
         if message is not None:
             log.error("%s", message)
         else:
             log.exception("unexpected %s: this is a defect of brain2img, please report it", type(error).__name__)
         sys.exit(1)
+    finally:
+        release_all()  # of a member that failed, too: the error holds on to what it was doing
 
 
 def _keep_freed_memory() -> None:
@@ -74,10 +79,32 @@ def _keep_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def _log_to(folder: Path) -> None:
-    """Log to the terminal, and with times to ``log.txt`` in the folder of the job."""
-    folder.mkdir(parents=True, exist_ok=True)
-    terminal, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "log.txt")
+class _LogFile(logging.FileHandler):
+    """Says once that it cannot write any more, and leaves the rest to the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Stop writing."""
+        logging.getLogger().removeHandler(self)
+        log.warning("%s: expected room for the log, got %s. The log ends here; the command goes on.",
+                    self.baseFilename, sys.exc_info()[1])
+
+
+def _log_to(folder: Path) -> Path:
+    """Log to the terminal, and with times to ``log.txt`` in the folder of the job; returns the file.
+
+    Where another process logs there, its name says the number of this one.
+    """
+    terminal, path = logging.StreamHandler(sys.stdout), folder / "log.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            path = folder / f"log_{os.getpid()}.txt"
+        file = _LogFile(path)
+    except OSError as error:
+        sys.stderr.write(no_place(error) + "\n")
+        sys.exit(1)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal.setLevel(logging.INFO)
@@ -85,3 +112,4 @@ def _log_to(folder: Path) -> None:
     root.handlers = [terminal, file]
     root.setLevel(logging.INFO)
     show_libraries(terminal, file)
+    return path

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import digest, open_folder, safe_name, write_table
+from brain2img.artifacts import digest, open_folder, read_table, safe_name, write_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.metrics.intervals import bootstrap
@@ -25,7 +25,7 @@ from brain2img.stages.embed import embed
 from brain2img.stages.prepare import prepare
 from brain2img.stages.sweep import placed
 from brain2img.stages.train import train
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs, prepared_folder
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, prepared_folder
 
 log = logging.getLogger(__name__)
 METRICS = ("top1", "top5", "two_way")
@@ -72,7 +72,7 @@ def scaling(cfg: DictConfig) -> Path:
     points = _points(cfg, settings, study=PreparedStudy(prepared_folder(cfg)))
     embed(cfg)
     runs = {point: _trained(cfg, point, axis=settings["axis"]) for point in points}
-    folder = open_folder(outputs(cfg) / "scaling" / cfg.name, stage="scaling", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "scaling", cfg.name), stage="scaling", overwrite=cfg.overwrite,
                          config={**settings, "space": cfg.headline.space, "split": cfg.predict_split,
                                  "seed": cfg.seed},
                          inputs={_word(p): digest([run.manifest["id"] for run in found])
@@ -282,6 +282,6 @@ def _ceilings(run: FoldRun) -> dict[str, float]:
     path = run.prepared.folder / "ceiling.parquet"
     if not path.exists():
         return {}
-    ranks = pd.read_parquet(path)
+    ranks = read_table(path)
     ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
     return {f"top{k}": float((ranks["rank"] <= k).mean()) for k in (1, 5)}

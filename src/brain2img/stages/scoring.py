@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import Captions, EmbeddingCache, Predictions, Reconstructions, read_manifest
+from brain2img.artifacts import Captions, EmbeddingCache, Predictions, Reconstructions, read_manifest, read_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Metric, Space
 from brain2img.records import Decoded, EmbeddingSpec
@@ -86,7 +86,7 @@ class MemberScores:
     def curve(self, curve: str) -> pd.DataFrame | None:
         """Return the table of the repetitions, the time course or the regions, or None where it was not made."""
         made = (self._curve(curve) / "manifest.json").exists()
-        return pd.read_parquet(self._curve(curve) / f"{curve}.parquet").assign(study=self.study) if made else None
+        return read_table(self._curve(curve) / f"{curve}.parquet").assign(study=self.study) if made else None
 
     def _folders(self) -> Iterator[tuple[str, str, str, Predictions | Reconstructions | Captions]]:
         """Yield stage, key, condition and folder of everything that was made."""
@@ -211,9 +211,9 @@ class MemberScores:
     def _captions(self, said: Captions) -> Callable[[np.ndarray, list[str]], dict[str, Any]]:
         def parts(places: np.ndarray, ids: list[str]) -> dict[str, Any]:
             table = self.prepared.stimuli_of(ids).table
+            true = [[] if c is None else list(c) for c in table["captions"]]
             return {"captions": said.captions(places), "specs": self.predictions["decoded"].specs,
-                    "gallery_attributes": table["attributes"].tolist(),
-                    "gallery_captions": [[] if c is None else list(c) for c in table["captions"]]}
+                    "gallery_attributes": table["attributes"].tolist(), "gallery_captions": true if any(true) else None}
         return parts
 
     def _score(self, output: _Output, subject: str, *, seed: int | None) -> Tables:
@@ -258,6 +258,8 @@ class MemberScores:
 def _fits(metric: Metric, decoded: Decoded, *, of: str) -> bool:
     """Tell whether a metric is about `of`, and all it needs is there."""
     about = {need for need in metric.needs if need in (IMAGES, CAPTIONS)} or {EMBEDDINGS}
+    if of == CAPTIONS and decoded.gallery_captions is None and not metric.needs_attributes:
+        return False  # the study has no captions to compare with
     there: Mapping[str, Any] = decoded.features if of == IMAGES else decoded.embeddings
     return about == {of} and all(need in there for need in metric.needs if need not in ("*", IMAGES, CAPTIONS))
 
@@ -280,7 +282,7 @@ def observer(study: PreparedStudy, *, label: str) -> Tables:
     path = study.folder / "ceiling.parquet"
     if not path.exists():
         return pd.DataFrame(), pd.DataFrame()
-    ranks = pd.read_parquet(path)
+    ranks = read_table(path)
     ranks = ranks[ranks["repetitions"] == ranks["repetitions"].max()]
     gallery = int(ranks["gallery"].iloc[0])
     values = {"top1": (ranks["rank"] <= 1, 1 / gallery), "top5": (ranks["rank"] <= 5, 5 / gallery),

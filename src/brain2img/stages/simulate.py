@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from brain2img.artifacts import claim, replace_folder
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.simulate import NOTE
 from brain2img.data.simulate.nsd import SimulatedNSD
 from brain2img.interfaces import Study
 from brain2img.stages.build import build, build_study, defined, plain
 from brain2img.stages.composing import command
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ def simulate(cfg: DictConfig) -> Path:
     """
     study, how = build_study(cfg)[0], plain(cfg.simulate)
     form = how["forms"][0] if cfg.study.form == "auto" else cfg.study.form
-    raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else outputs(cfg) / "raw" / f"{study.name}-{form}"
-    if raw.exists() and not (cfg.overwrite and (raw / NOTE).exists()):
-        cure = "Use it, or write it again with overwrite=true." if (raw / NOTE).exists() else "Choose another raw=..."
-        raise ValueError(f"{raw}: expected a folder that is not there yet, got one. {cure}")
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=raw.parent, prefix=f".{raw.name}-") as work:
+    raw = Path(cfg.raw).expanduser().resolve() if cfg.raw else folder_of(cfg, "raw", f"{study.name}-{form}")
+    with claim(raw), tempfile.TemporaryDirectory(dir=raw.parent, prefix=f".{raw.name}-") as work:
+        if raw.exists() and not (cfg.overwrite and (raw / NOTE).exists()):
+            cure = ("Use it, or write it again with overwrite=true." if (raw / NOTE).exists() else
+                    "Choose another raw=...")
+            raise ValueError(f"{raw}: expected a folder that is not there yet, got one. {cure}")
         made = Path(work) / "raw"
         made.mkdir()
         source = _source(build(how["source"], (Study, SimulatedNSD)), Path(work) / "source")
@@ -49,9 +49,7 @@ def simulate(cfg: DictConfig) -> Path:
         _writer(how["writer"]["_target_"])(made, source, form=form)
         (made / NOTE).write_text(f"Simulated by brain2img in the layout of {study.name} ({form}): nobody was "
                                  f"recorded.\nSource: {how['source']}\n")
-        if raw.exists():
-            shutil.rmtree(raw)
-        made.rename(raw)
+        replace_folder(raw, made, marks=[NOTE])
     overrides = OmegaConf.merge({"study": {"form": form}}, how["settings"], how.get("of_form", {}).get(form, {}))
     log.info("%s is written. The pipeline on it:\n%s", raw, command(
         "scripts/pipeline.py", experiment="demo", study=study.name, raw=str(raw), **dict(_settings(overrides))))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from brain2img.artifacts import ArrayWriter, read_array, write_json
+from brain2img.artifacts import ArrayWriter, claim, read_array, write_json
 from brain2img.captioners.training import train_captioner
 from brain2img.data.dataset import chunks
 from brain2img.data.simulate import scenes
@@ -28,7 +28,7 @@ from brain2img.spaces.vae import VAELatents
 from brain2img.stages.backbone_goals import report, scene_stimuli
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import outputs
+from brain2img.stages.workspace import folder_of
 from brain2img.training import Plan
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def train_small_backbones(cfg: DictConfig) -> Path:
     if unknown:
         raise ValueError(f"parts: expected some of {list(WEIGHTS)}, got {unknown}. Correct parts=[...].")
     workshop = _Workshop(cfg)
+    claimed = claim(workshop.folder)  # until the end
     for part in (p for p in WEIGHTS if p in cfg.parts):
         if workshop.is_done(part):
             log.info("%s: trained already (%s)", part, workshop.out(part))
@@ -68,6 +69,7 @@ def train_small_backbones(cfg: DictConfig) -> Path:
             shutil.rmtree(FOLDER / name, ignore_errors=True)
             shutil.copytree(workshop.folder / "weights" / name, FOLDER / name)
             log.info("installed %s", FOLDER / name)
+    claimed.release()
     return workshop.folder / "weights"
 
 
@@ -76,7 +78,7 @@ class _Workshop:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
-        self.folder = outputs(cfg) / cfg.name
+        self.folder = folder_of(cfg, cfg.name)
 
     def out(self, part: str) -> Path:
         name = self.folder / "weights" / WEIGHTS[part]
@@ -88,7 +90,8 @@ class _Workshop:
     def train(self, part: str) -> None:
         """Train one part; what it needs of others is embedded first."""
         work, out = self.folder / "work" / part, self.out(part)
-        given = {"plan": Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])}), "work": work, "out": out}
+        plan = Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])})
+        given: dict[str, Any] = {"plan": plan, "work": work, "out": out}
         actions: dict[str, Callable[[], None]] = {
             "clip": lambda: self._clip(**given),
             "dino": lambda: train_dino(images=self.images, **given),

@@ -23,7 +23,7 @@ from brain2img.stages.adapt import Plan, adapt, in_steps
 from brain2img.stages.build import plain
 from brain2img.stages.new_subject import runs_without
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import FoldRun, fold_order, fold_runs, outputs
+from brain2img.stages.workspace import FoldRun, fold_order, fold_runs, folder_of, outputs
 
 log = logging.getLogger(__name__)
 ADAPTED, DEDICATED = "adapted", "dedicated"
@@ -54,7 +54,7 @@ def sweep(cfg: DictConfig) -> Path:
                for draw in range(1 if amount is None or cfg.order == "first" else int(cfg.n_draws))]
     runs = [run for line in trained for model in line[2:] for run in model]
     space, split = base[0].manifest["later"]["headline"]["space"], cfg.predict_split
-    folder = open_folder(outputs(cfg) / "sweeps" / name, stage="sweep", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "sweeps", name), stage="sweep", overwrite=cfg.overwrite,
                          config={"space": space, "split": split, "seed": cfg.seed, "mode": cfg.mode},
                          inputs={str(run.folder.relative_to(outputs(cfg))): run.manifest["id"] for run in runs})
     if not folder.finished:
@@ -81,7 +81,7 @@ def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -
     with open_dict(mine):
         mine.trials, mine.draw, mine.name = amount, draw, f"{name}/{ADAPTED}_{word}"
     adapted = adapt(mine)
-    alone = root / "train" / name / f"{DEDICATED}_{word}"
+    alone = folder_of(cfg, "train", name, f"{DEDICATED}_{word}")
     base = runs_without(cfg.subject, fold_runs(cfg))
     for run in base:
         plan, manifest = Plan.of(mine, run), run.manifest

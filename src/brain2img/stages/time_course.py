@@ -15,7 +15,7 @@ from brain2img.metrics.intervals import bootstrap
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.stages.build import build_data, plain
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import one_fold, outputs
+from brain2img.stages.workspace import folder_of, one_fold
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def time_course(cfg: DictConfig) -> Path:
     """
     run = one_fold(cfg)
     settings = plain(cfg.time_course)
-    folder = open_folder(outputs(cfg) / "time_course" / cfg.name, stage="time_course",
+    folder = open_folder(folder_of(cfg, "time_course", cfg.name), stage="time_course",
                          inputs={"run": run.manifest["id"]}, overwrite=cfg.overwrite,
                          config={**settings, "space": cfg.headline.space, "seed": cfg.seed})
     if folder.finished:

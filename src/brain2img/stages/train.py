@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from brain2img.artifacts import EmbeddingCache, digest, open_folder, read_manifest
+from brain2img.artifacts import EmbeddingCache, below, digest, open_folder, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder
@@ -18,6 +18,7 @@ from brain2img.stages.workspace import (
     LATER,
     FoldRun,
     caches,
+    folder_of,
     iterate_folds,
     outputs,
     prepared_folder,
@@ -47,8 +48,8 @@ def train(cfg: DictConfig) -> Path:
     prepared = PreparedStudy(prepared_folder(cfg))
     found = caches(cfg, prepared=prepared)
     config = training_config(cfg)
-    folds = list(iterate_folds(config, subjects=prepared.subjects))
-    run = outputs(cfg) / "train" / cfg.name
+    folds = list(iterate_folds(config, prepared=prepared))
+    run = folder_of(cfg, "train", cfg.name)
     facts = run_facts(cfg, prepared=prepared, n_fold_runs=len(folds))
     for number, (fold, split_seed, seed) in enumerate(folds):
         train_fold(run / f"fold-{fold}_seed-{seed}", config=config, prepared=prepared, found=found, root=outputs(cfg),
@@ -153,7 +154,7 @@ def train_again(run: FoldRun, *, name: str, data: Mapping[str, Any], overwrite: 
         config["encoder"] = {**config["encoder"], **encoder}
     config["data"] = {**config["data"], **data}
     facts = {key: manifest[key] for key in ("n_fold_runs", "study", "study_name", "later")}
-    path = run.root / "train" / name / run.folder.name
+    path = below(run.root, "train", name, run.folder.name)
     train_fold(path, config=config, prepared=run.prepared, found=run.caches(learned=False), root=run.root, place=place,
                overwrite=overwrite, facts={**facts, "name": name, "label": label},
                description=f"train {name} {run.folder.name}")

@@ -25,7 +25,7 @@ from brain2img.report.windows import write_windows
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
 from brain2img.stages.train import train_again
-from brain2img.stages.workspace import FoldRun, fold_runs, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 METHODS = ("train", "ridge", "mask")
@@ -87,7 +87,7 @@ def windows(cfg: DictConfig) -> Path:
     specs = {subject: normaliser.spec for fold in data for subject, normaliser in fold.normalisers.items()}
     parts = parts_of(settings, list(specs.values()) if how == "mask" else [runs[0].prepared.specs[s] for s in specs],
                      used=list(specs.values()))
-    folder = open_folder(outputs(cfg) / "windows" / cfg.name, stage="windows", overwrite=cfg.overwrite,
+    folder = open_folder(folder_of(cfg, "windows", cfg.name), stage="windows", overwrite=cfg.overwrite,
                          inputs={run.folder.name: run.manifest["id"] for run in runs},
                          config={**settings, "seed": cfg.seed})
     if folder.finished:

@@ -13,11 +13,12 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import EmbeddingCache, differences, digest, read_manifest
+from brain2img.artifacts import EmbeddingCache, below, check_name, differences, digest, read_manifest, stored_at
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.trials import OVER_SUBJECTS
-from brain2img.interfaces import Decoder, Space
+from brain2img.data.raw_identity import remembered
+from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subjects
+from brain2img.interfaces import Decoder, Space, Study
 from brain2img.stages.build import (
     PARTS,
     as_data,
@@ -85,17 +86,34 @@ def outputs(cfg: DictConfig) -> Path:
     return Path(cfg.paths.outputs).expanduser().resolve()
 
 
+def folder_of(cfg: DictConfig, *names: str) -> Path:
+    """Return the place below the root of all results that is called so; whatever a stage writes lies at one.
+
+    Raises
+    ------
+    ValueError
+        If one of them is no name, or a link leads elsewhere; see `brain2img.artifacts.names`.
+    """
+    return below(outputs(cfg), *names)
+
+
+def raw_id(cfg: DictConfig, study: Study, raw: Path | None) -> str:
+    """Return the identity of a study's raw files; what is read of them for it is read once."""
+    with remembered(outputs(cfg) / "cache" / "raw_files.json"):
+        return study.raw_id(raw)
+
+
 def prepared_folder(cfg: DictConfig) -> Path:
     """Return the folder of the prepared study that the configuration describes."""
     study, raw, config = build_study(cfg)
-    name = f"{getattr(study, 'variant', 'standard')}-{digest([config, study.raw_id(raw)], length=8)}"
-    return outputs(cfg) / "prepared" / study.name / name
+    name = f"{getattr(study, 'variant', 'standard')}-{digest([config, raw_id(cfg, study, raw)], length=8)}"
+    return folder_of(cfg, "prepared", study.name, name)
 
 
 def cache_folder(cfg: DictConfig, *, space: Space, prepared: PreparedStudy) -> Path:
     """Return the folder of a space's embeddings of a study's stimuli."""
     uid = digest([space.uid(), prepared.manifest["stimuli"]], length=8)
-    return outputs(cfg) / "cache" / prepared.name / f"{space.name}-{uid}"
+    return folder_of(cfg, "cache", prepared.name, f"{space.name}-{uid}")
 
 
 def caches(cfg: DictConfig, *, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
@@ -117,7 +135,7 @@ def caches(cfg: DictConfig, *, prepared: PreparedStudy) -> dict[str, EmbeddingCa
 def made_folders(cfg: DictConfig, stage: str) -> dict[str, dict[str, Path]]:
     """Return key -> condition -> finished folder of the "reconstructions" or "captions" of `cfg`, in their order."""
     makers = plain(cfg.get({"reconstructions": "reconstructor", "captions": "captioner"}[stage])) or {}
-    base = outputs(cfg) / stage / cfg.name
+    base = folder_of(cfg, stage, cfg.name)
     found = {key: {c: base / key / c for c in CONDITIONS if (base / key / c / "manifest.json").exists()}
              for key in makers}
     return {key: folders for key, folders in found.items() if "decoded" in folders}
@@ -154,7 +172,7 @@ class FoldRun:
             If that folder now holds something else.
         """
         manifest = self.manifest
-        study = PreparedStudy(self.root / manifest["paths"]["prepared"])
+        study = PreparedStudy(self.stored(manifest["paths"]["prepared"]))
         if study.manifest["id"] != manifest["inputs"]["prepared"]:
             raise ValueError(f"run {self.folder}: expected the prepared study it was trained on "
                              f"({manifest['inputs']['prepared']}), got {study.manifest['id']} in {study.folder}. "
@@ -170,7 +188,18 @@ class FoldRun:
         """Return the true embeddings of every space: as its heads have learned to see them, or as they are."""
         paths = self.manifest["paths"]
         places = {**paths["caches"], **(paths.get("learned", {}) if learned else {})}
-        return {name: EmbeddingCache(self.root / path) for name, path in places.items()}
+        return {check_name(name, what=f"run {self.folder}: space"): EmbeddingCache(self.stored(path))
+                for name, path in places.items()}
+
+    def stored(self, path: str) -> Path:
+        """Return where a path of its manifest lies.
+
+        Raises
+        ------
+        ValueError
+            If it leaves the root of all results.
+        """
+        return stored_at(self.root, path, of=f"run {self.folder}")
 
     def data(self) -> BrainData:
         """Return the data of this fold with the statistics fitted in training."""
@@ -227,8 +256,22 @@ def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """Return the folder of a trained run: ``run=<dir>`` where given, else by its name."""
-    return Path(cfg.run).expanduser().resolve() if cfg.get("run") else outputs(cfg) / "train" / cfg.name
+    """Return the folder of a trained run: ``run=<dir>`` where given, else by its name.
+
+    Raises
+    ------
+    ValueError
+        If it is not among the results of ``paths.outputs``: what is made of a run refers to it from there.
+    """
+    if not cfg.get("run"):
+        return folder_of(cfg, "train", cfg.name)
+    folder, root = Path(cfg.run).expanduser(), outputs(cfg)
+    typed = [Path(os.path.abspath(path)) for path in (folder, Path(cfg.paths.outputs).expanduser())]
+    for place, base in (typed, (folder.resolve(), root)):
+        if place.is_relative_to(base):
+            return stored_at(root, str(place.relative_to(base)), of=f"run {folder}")
+    raise ValueError(f"run {folder}: expected one below {root}, got one elsewhere ({folder.resolve()}). Give "
+                     "paths.outputs=<the outputs it belongs to>, or copy it there with what it was trained on.")
 
 
 def fold_runs(cfg: DictConfig) -> list[FoldRun]:
@@ -259,12 +302,14 @@ def one_fold(cfg: DictConfig) -> FoldRun:
     Raises
     ------
     ValueError
-        If its folds are subjects, of which the first would stand for all.
+        If its folds are subjects or stimuli, of which the first would stand for all.
     """
     runs = fold_runs(cfg)
-    if len(runs) > 1 and runs[0].manifest["config"]["split"]["kind"] in OVER_SUBJECTS:
+    kind = runs[0].manifest["config"]["split"]["kind"]
+    if len(runs) > 1 and kind in (*OVER_SUBJECTS, "leave_one_stimulus_out"):
+        one = "stimulus" if kind == "leave_one_stimulus_out" else "subject"
         raise ValueError(f"run {runs[0].folder.parent}: expected one model for all subjects, got {len(runs)} folds of "
-                         f"one subject each. Choose one of them with {argument('run', str(runs[0].folder))} and "
+                         f"one {one} each. Choose one of them with {argument('run', str(runs[0].folder))} and "
                          "name=<of its results>.")
     return runs[0]
 
@@ -280,15 +325,13 @@ def relative(path: Path, root: Path) -> str:
     return os.path.relpath(path, root)
 
 
-def iterate_folds(config: Mapping[str, Any], *, subjects: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for.
-
-    `subjects` are those of the study, of which ``data.subjects`` may choose some.
-    """
-    split, chosen = config["split"], config["data"].get("subjects") or subjects
-    folds = {"kfold": split.get("n_folds", 1), **dict.fromkeys(OVER_SUBJECTS, len(chosen))}
+def iterate_folds(config: Mapping[str, Any], *, prepared: PreparedStudy) -> Iterator[tuple[int, int, int]]:
+    """Yield (fold, seed of the split, seed of the decoder) of every run that a training configuration asks for."""
+    split = config["split"]
+    trials = select_subjects(prepared.trials, config["data"].get("subjects"), known=prepared.subjects)
+    n_folds = number_of_folds(split, trials, concepts=prepared.concepts, same_as=prepared.same_as)
     for repeat in range(split.get("n_repeats", 1)):
-        for fold in range(folds.get(split["kind"], 1)):
+        for fold in range(n_folds):
             yield fold, split["seed"] + repeat, config["seed"] + repeat
 
 

@@ -11,8 +11,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest, write_table
+from brain2img.artifacts import digest, write_table
+from brain2img.data.pictures import picture_files
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
+from brain2img.data.reading import reading
 from brain2img.data.things import splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
@@ -28,6 +31,8 @@ from brain2img.studies.alljoined_recordings import (
     check_flat,
     markers,
 )
+from brain2img.studies.folder_listing import inside, matching, write_not_read
+from brain2img.studies.marks import Quality
 from brain2img.studies.recordings import cap_positions, check_arguments, raw_folder
 
 log = logging.getLogger(__name__)
@@ -54,9 +59,10 @@ class Alljoined(Study):
     marker, the mean before it taken off, 256 -> 250 Hz. Of several markers on one sample none is kept, for nobody can
     know which picture evoked the response; the authors keep the first. The preprocessed folders are whitened.
 
-    Markers that the cap missed, blocks that are missing and trials the authors dropped stand in ``left_out.parquet``
-    (subject, session, run, place in the run, stimulus_id, reason); `repetition` counts presentations as designed, so
-    that what was lost leaves a gap.
+    Markers that the cap missed, blocks that are missing, trials the authors dropped and those in spans marked as bad or
+    over a gap of the recording stand in ``left_out.parquet`` (subject, session, run, place in the run, stimulus_id,
+    reason); `repetition` counts presentations as designed, so that what was lost leaves a gap. What lies in the raw
+    folder and was not read stands in ``not_read.parquet``.
 
     Parameters
     ----------
@@ -77,6 +83,8 @@ class Alljoined(Study):
         Seed of the choice of validation concepts.
     jobs
         Sessions read at the same time.
+    quality
+        What becomes of spans marked as bad, odd amplitudes and channels without a unit: `brain2img.studies.marks`.
 
     Raises
     ------
@@ -88,7 +96,7 @@ class Alljoined(Study):
 
     def __init__(self, *, form: str = "edf", subjects: Sequence[int] = tuple(range(1, 21)), n_sessions: int = 4,
                  n_blocks: int = 19, n_val_concepts: int = 100, images: str = "stimuli/images", image_size: int = 500,
-                 seed: int = 0, jobs: int = 1) -> None:
+                 seed: int = 0, jobs: int = 1, quality: Mapping[str, Any] | None = None) -> None:
         check_arguments(form=form, forms=FORMS, subjects=subjects)
         self.form = form
         self.variant = form
@@ -100,17 +108,19 @@ class Alljoined(Study):
         self.image_size = image_size
         self.seed = seed
         self.jobs = jobs
+        self.quality = Quality.of(quality)
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the recordings, and of the tables of presentations."""
+        """Return a hash of the names and the content of recordings, tables of presentations and images."""
         raw = self._existing(raw)
         pattern = "**/*.edf" if self.form == "edf" else "preprocessed_eeg_*_flat.npy"
         folders = [self._folder(raw, subject) for subject in self.subjects]
-        tables = [path for folder in folders for place in (folder, raw / "preprocessed_eeg" / folder.name)
-                  for path in sorted(place.glob("*.parquet"))]
-        return digest([[[folder.name, str(path.relative_to(folder)), path.stat().st_size]
-                        for folder in folders for path in sorted(folder.glob(pattern))],
-                       [file_digest(path) for path in (*tables, self._names(raw)) if path.is_file()]])
+        named = {f"{folder.name}/{path.relative_to(folder)}": path for folder in folders
+                 for path in matching(folder, pattern)}
+        tables = [path for folder in folders for place in (folder, inside(raw, "preprocessed_eeg", folder.name))
+                  for path in matching(place, "*.parquet")]
+        others = [*tables, *picture_files(raw / self.images), *filter(Path.is_file, [self._names(raw)])]
+        return digest(content_of_files(named | {str(path.relative_to(raw)): path for path in others}))
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the data set's folder `raw`, subject by subject and session by session."""
@@ -118,7 +128,7 @@ class Alljoined(Study):
         read = self._edf if self.form == "edf" else self._preprocessed
         found = {subject: read(raw, subject) for subject in self.subjects}
         stimuli, split = self._stimuli(raw, found)
-        writer = PreparedWriter(out, study=self.name)
+        writer = PreparedWriter(out, study=self.name, any_amplitude=self.quality.amplitudes == "keep")
         write_table(out / "left_out.parquet", pd.concat([
             recording.left_out.assign(subject=f"sub-{subject:02d}") for subject, recording in found.items()],
             ignore_index=True)[["subject", "session", "run", "place", "stimulus_id", "reason"]])
@@ -134,6 +144,8 @@ class Alljoined(Study):
             sessions = [recording.session(rows) for _, rows in trials.groupby("session", sort=False)]
             writer.add_sessions(spec, trials=trials, sessions=sessions, jobs=self.jobs)
         writer.finish(stimuli, image_size=self.image_size)
+        write_not_read(out, raw, read=[self._names(raw), *map(Path, stimuli["file"]),
+                                       *(path for recording in found.values() for path in recording.files)])
 
     def _existing(self, raw: Path | None) -> Path:
         return raw_folder(raw, of="Alljoined-1.6M", notes="alljoined.md")
@@ -141,13 +153,13 @@ class Alljoined(Study):
     @staticmethod
     def _names(raw: Path) -> Path:
         """Return where the names of concepts and categories are, if they are there."""
-        return raw / "preprocessed_eeg" / "experiment_metadata_categories.parquet"
+        return inside(raw, "preprocessed_eeg", "experiment_metadata_categories.parquet")
 
     def _folder(self, raw: Path, subject: int) -> Path:
         """Return the folder of a subject's recordings: directly below ``raw_eeg`` or one folder further down."""
-        parent = raw / ("raw_eeg" if self.form == "edf" else "preprocessed_eeg")
+        parent = inside(raw, "raw_eeg" if self.form == "edf" else "preprocessed_eeg")
         name = f"sub-{subject:02d}"
-        for folder in (parent / name, *sorted(parent.glob(f"*/{name}"))):
+        for folder in (*matching(parent, name), *matching(parent, f"*/{name}")):
             if folder.is_dir():
                 return folder
         raise ValueError(f"{parent / name}: expected the files of this subject, got no such folder. Fetch them, or "
@@ -165,7 +177,8 @@ class Alljoined(Study):
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise ValueError(f"{paths[0]}: expected the order of this subject's stimuli, got no such file. Fetch it.")
-        table = pd.read_parquet(path).reset_index(drop=True)
+        with reading(path, what="parquet table"):
+            table = pd.read_parquet(path).reset_index(drop=True)
         missing = [column for column in (*COLUMNS, *columns) if column not in table]
         if missing or not {"category_name", "category_num"} & set(table):
             raise ValueError(f"{path}: expected the columns {', '.join((*COLUMNS, *columns))} and category_num or "
@@ -192,22 +205,23 @@ class Alljoined(Study):
     def _edf(self, raw: Path, subject: int) -> _Recording:
         """Look at the recordings of a subject: which presentations have a marker, and where."""
         folder = self._folder(raw, subject)
-        path, design = self._design([folder / "stim_order.parquet",
-                                     raw / "preprocessed_eeg" / folder.name / "stim_order.parquet"], subject=subject)
+        orders = [inside(place, "stim_order.parquet")
+                  for place in (folder, inside(raw, "preprocessed_eeg", folder.name))]
+        path, design = self._design(orders, subject=subject)
         if not set(design["run"]) <= set(range(1, self.n_blocks + 1)):
             raise ValueError(f"{path}: expected blocks 1 to {self.n_blocks}, got {sorted(set(design['run']))}. "
                              "Set study.n_blocks.")
         reasons = pd.Series("", index=design.index)
-        samples = pd.Series(-1, index=design.index)
+        samples, onsets = pd.Series(-1, index=design.index), pd.Series(np.nan, index=design.index)
         paths: dict[tuple[int, int], Path] = {}
         for session in range(1, self.n_sessions + 1):
-            there = folder / f"session_{session:02d}"
+            there = inside(folder, f"session_{session:02d}")
             if not there.is_dir():
                 raise ValueError(f"{there}: expected a session, got no such folder. Fetch it, or leave subject "
                                  f"{subject} out of study.subjects.")
             for run in range(1, self.n_blocks + 1):
                 planned = design[(design["session"] == session) & (design["run"] == run)]
-                files = sorted((there / f"block_{run:02d}").glob("*.edf"))
+                files = matching(there, f"block_{run:02d}/*.edf")
                 if len(files) > 1:
                     raise ValueError(f"{there / f'block_{run:02d}'}: expected one EDF file, got {len(files)} "
                                      f"({', '.join(f.name for f in files)}). Remove what does not belong there.")
@@ -216,33 +230,34 @@ class Alljoined(Study):
                     reasons[planned.index] = "block missing"
                     continue
                 paths[session, run] = files[0]
-                found, why = _matched(files[0], planned)
-                samples[planned.index], reasons[planned.index] = found, why
+                matched = _matched(files[0], planned, quality=self.quality)
+                samples[planned.index], onsets[planned.index], reasons[planned.index] = matched
         kept = reasons == ""
-        trials = design[kept].assign(sample=samples[kept], onset=samples[kept] / RAW_SFREQ).sort_values(
+        trials = design[kept].assign(sample=samples[kept], onset=onsets[kept]).sort_values(
             ["session", "run", "place"], ignore_index=True)
 
         def session_of(rows: pd.DataFrame) -> EDFSession:
-            blocks = rows.groupby(["session", "run"], sort=False)
-            return EDFSession(tuple((paths[key], block["sample"].to_numpy()) for key, block in blocks))
+            return EDFSession(tuple((paths[key], block["sample"].to_numpy())
+                                    for key, block in rows.groupby(["session", "run"], sort=False)), self.quality.unit)
 
         self._check_sessions(trials, what=folder)
         n_times = round(RAW_N_TIMES * SFREQ / RAW_SFREQ)
-        return _Recording(trials, left_out=design.assign(reason=reasons)[~kept], session=session_of, spec={
+        return _Recording(trials, left_out=design.assign(reason=reasons)[~kept], session=session_of,
+                          files=(path, *paths.values()), spec={
             "units": "V", "n_times": n_times, "tmin": RAW_TMIN / RAW_SFREQ, "filtered": "notch of the amplifier"})
 
     def _preprocessed(self, raw: Path, subject: int) -> _Recording:
         """Look at the preprocessed folder of a subject."""
         folder = self._folder(raw, subject)
-        path, design = self._design([folder / "experiment_metadata.parquet",
-                                     folder / "experiment_metadata_categories.parquet"], subject=subject,
+        path, design = self._design([inside(folder, "experiment_metadata.parquet"),
+                                     inside(folder, "experiment_metadata_categories.parquet")], subject=subject,
                                     columns=["dropped"])
         dropped = design["dropped"].astype(bool)
         trials = design[~dropped].copy()
         times = {}
         for part, file in PARTS.items():
             mine = trials["part"] == part
-            times[part] = check_flat(folder / file, n=int(mine.sum()), table=path)
+            times[part] = check_flat(inside(folder, file), n=int(mine.sum()), table=path)
             trials.loc[mine, "sample"] = np.arange(mine.sum())
         first, second = times.values()
         if not np.allclose(first, second, atol=1e-6):
@@ -253,6 +268,7 @@ class Alljoined(Study):
         return _Recording(trials, left_out=design[dropped].assign(reason="dropped by the authors"),
                           session=lambda rows: FlatSession(folder, tuple(rows["part"]),
                                                            rows["sample"].to_numpy(dtype=int)),
+                          files=(path, *(inside(folder, file) for file in PARTS.values())),
                           spec={"units": "a.u.", "n_times": len(first), "tmin": float(first[0]), "whitened": True,
                                 "filtered": "notch of the amplifier; as published, whitened session by session"})
 
@@ -273,7 +289,8 @@ class Alljoined(Study):
             log.warning("%s: %d training and %d test images are shown, where %d and %d are published", raw, *counts,
                         *N_IMAGES)
         split = splits(concept, test=test, n_val_concepts=self.n_val_concepts, seed=self.seed)
-        files = {stimulus_id: raw / self.images / f"{stimulus_id}.jpg" for stimulus_id in known["stimulus_id"]}
+        files = {stimulus_id: inside(raw, *Path(self.images).parts, f"{stimulus_id}.jpg")
+                 for stimulus_id in known["stimulus_id"]}
         stimuli = stimulus_table(files, concepts=concept.tolist(), category_of=category_of)
         stimuli["captions"] = stimuli["captions"].where(~concept.str.fullmatch(_UNNAMED), "").map(list)
         return stimuli, dict(zip(stimuli["stimulus_id"], split, strict=True))
@@ -286,19 +303,21 @@ class Alljoined(Study):
 
 @dataclass(frozen=True)
 class _Recording:
-    """Trials of a subject, presentations that are left out and why, how to read a session's trials, what they are."""
+    """Trials of a subject, what is left out and why, how to read a session's trials, what they are, files read."""
 
     trials: pd.DataFrame
     left_out: pd.DataFrame
     session: Callable[[pd.DataFrame], Callable[[], Iterator[np.ndarray]]]
     spec: dict[str, Any]
+    files: tuple[Path, ...]
 
 
 def _named(path: Path) -> tuple[dict[int, str], dict[str, str]]:
     """Return the concept of each image by its number, and the category of each concept; none without the file."""
     if not path.is_file():
         return {}, {}
-    table = pd.read_parquet(path)
+    with reading(path, what="parquet table"):
+        table = pd.read_parquet(path)
     file = "image_path" if "image_path" in table else "fname"
     missing = [column for column in (file, "category_name", "super_category") if column not in table]
     if missing:
@@ -310,24 +329,25 @@ def _named(path: Path) -> tuple[dict[int, str], dict[str, str]]:
             dict(zip(table["category_name"], table["super_category"], strict=True)))
 
 
-def _matched(path: Path, planned: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _matched(path: Path, planned: pd.DataFrame, *, quality: Quality) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Match the markers of a block, which may lack some, with the presentations as planned, in order.
 
     The image is the marker's own; where a marker is lost between two of the same image, either may be called the lost.
 
     Returns
     -------
-    samples, reasons
-        ``(len(planned),)`` sample of each presentation's marker (-1 for none), and why it is left out ("" where not).
+    samples, onsets, reasons
+        ``(len(planned),)`` sample and time (s) of each presentation's marker (-1 and NaN for none), and why it is left
+        out ("" where not).
 
     Raises
     ------
     ValueError
         If the markers are no subsequence of the plan.
     """
-    found, n_times = markers(path)
+    found, n_times = markers(path, quality=quality)
     plan = list(zip(planned["part"], planned["number"], strict=True))
-    samples = np.full(len(plan), -1)
+    samples, onsets = np.full(len(plan), -1), np.full(len(plan), np.nan)
     reasons = np.full(len(plan), "no marker", dtype=object)
     place = 0
     for count, marker in enumerate(found):
@@ -337,11 +357,11 @@ def _matched(path: Path, planned: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]
             raise ValueError(f"{path}: expected markers in the order of stim_order.parquet, got image {marker.number} "
                              f"of {marker.part} as marker {count} at {marker.sample / RAW_SFREQ:.1f} s, which is not "
                              "planned then. Check that the file is of this subject, session and block.")
-        samples[place], reasons[place] = marker.sample, ""
+        samples[place], onsets[place], reasons[place] = marker.sample, marker.onset, marker.reason
         place += 1
-    marked = samples >= 0
+    marked = reasons != "no marker"
     first, count_at = np.unique(samples[marked], return_counts=True)
     reasons[marked & np.isin(samples, first[count_at > 1])] = "several markers on one sample"
     cut = marked & ((samples + RAW_TMIN < 0) | (samples + RAW_TMIN + RAW_N_TIMES > n_times))
     reasons[cut] = "cut off by an end of the recording"
-    return samples, reasons
+    return samples, onsets, reasons

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from brain2img.data.pickled import read_pickled
+from brain2img.studies.edf import Timing, open_edf
+from brain2img.studies.folder_listing import spelled
+from brain2img.studies.marks import Quality, good_events
 from brain2img.studies.recordings import naming, opened, places
 
 #: The 32 channels in the order of the published files (which call the third "Afz"): so the ``channels.tsv`` of all
@@ -30,56 +33,40 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class Marker:
-    """A picture's marker: partition and number of the image, and the sample at which it was shown."""
+    """A picture's marker: partition and number of the image, sample and time (s) at which it was shown.
+
+    `reason` says why its trial is to be left out: "" where it is not.
+    """
 
     part: str
     number: int
     sample: int
+    onset: float = np.nan
+    reason: str = ""
 
 
-def open_edf(path: Path) -> Any:
-    """Open a recording without reading the signals.
+def open_block(path: Path, *, unit: str | None = None) -> tuple[Any, Timing]:
+    """Open a recording without reading the signals; see `brain2img.studies.edf.open_edf`.
 
     Raises
     ------
     ValueError
-        If it is truncated, of another rate, or lacks channels.
+        If it is damaged, of another rate, or lacks channels or their unit.
     """
-    import mne
-
-    _check_size(path)
-    with naming(path):
-        raw = mne.io.read_raw_edf(path, preload=False, verbose="ERROR")
+    raw, timing = open_edf(path, channels=CHANNELS, unit=unit)
     if abs(raw.info["sfreq"] - RAW_SFREQ) > 1e-3:
         raise ValueError(f"{path}: expected {RAW_SFREQ:g} samples per second, got {raw.info['sfreq']:g}. Give the "
                          "recordings as published.")
-    places(raw.ch_names, wanted=CHANNELS, path=path)
-    return raw
+    return raw, timing
 
 
-def _check_size(path: Path) -> None:
-    """Compare the size of an EDF file with what its header says, for MNE reads a truncated one as a shorter one."""
-    with path.open("rb") as file:
-        fixed = file.read(256)
-        with naming(path):
-            n_header, n_records, n_signals = (int(fixed[part]) for part in (slice(184, 192), slice(236, 244),
-                                                                            slice(252, 256)))
-            rest = file.read(n_header - 256)
-            counts = rest[216 * n_signals:224 * n_signals]
-            samples = [int(counts[8 * i:8 * i + 8]) for i in range(n_signals)]
-    expected = n_header + 2 * n_records * sum(samples)
-    if path.stat().st_size < expected:
-        raise ValueError(f"{path}: expected {expected} bytes by its header, got {path.stat().st_size}. "
-                         "Fetch it again.")
-
-
-def markers(path: Path) -> tuple[list[Marker], int]:
+def markers(path: Path, *, quality: Quality) -> tuple[list[Marker], int]:
     """Return the pictures' markers of a recording in order, and its number of samples.
 
     Annotations read "<partition>,<number of the image>,-1,<number of the marker>"; those of oddballs and responses are
     passed over.
     """
-    raw = open_edf(path)
+    raw, timing = open_block(path, unit=quality.unit)
     found = []
     for onset, text in zip(raw.annotations.onset, raw.annotations.description, strict=True):
         part, *fields = str(text).split(",")
@@ -88,22 +75,30 @@ def markers(path: Path) -> tuple[list[Marker], int]:
         if not fields or not fields[0].isdigit():
             raise ValueError(f"{path}: expected annotations like 'stim_train,123,-1,45', got {str(text)!r}. "
                              "Fetch it again.")
-        found.append(Marker(part, int(fields[0]), round(onset * RAW_SFREQ)))
-    return found, int(raw.n_times)
+        found.append((part, int(fields[0]), round(onset * RAW_SFREQ)))
+    samples = np.array([sample for *_, sample in found], dtype=np.int64)
+    reasons = good_events(raw, samples, tmin=RAW_TMIN / RAW_SFREQ, tmax=(RAW_TMIN + RAW_N_TIMES - 1) / RAW_SFREQ,
+                          policy=quality.bad_spans, what=str(path))
+    return [Marker(*marker, onset=float(time), reason=reason) for marker, time, reason in zip(
+        found, timing.times(samples), reasons, strict=True)], int(raw.n_times)
 
 
 @dataclass(frozen=True, eq=False)
 class EDFSession:
-    """Reads the blocks of one session one by one: (file, samples of the markers that are kept)."""
+    """Reads the blocks of one session one by one: (file, samples of the markers that are kept).
+
+    `unit` is that of channels whose header states none.
+    """
 
     blocks: tuple[tuple[Path, np.ndarray], ...]
+    unit: str | None = None
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield one block ``(n, 32, T)`` float32 (V) for each block."""
         import mne
 
         for path, samples in self.blocks:
-            raw = open_edf(path)
+            raw, _ = open_block(path, unit=self.unit)
             chosen = places(raw.ch_names, wanted=CHANNELS, path=path)
             with naming(path):
                 signals = raw.get_data(picks=chosen)
@@ -150,7 +145,7 @@ class FlatSession:
             parts, rows = np.array(self.parts[start:start + _CHUNK]), self.rows[start:start + _CHUNK]
             block: np.ndarray | None = None
             for part in dict.fromkeys(parts.tolist()):
-                path = self.folder / PARTS[part]
+                path = spelled(self.folder / PARTS[part], under=self.folder)
                 values = read_pickled(path, keys=_KEYS)
                 chosen = places(values["ch_names"], wanted=CHANNELS, path=path)
                 some = opened(values["preprocessed_eeg_data"])[rows[parts == part]][:, chosen].astype(np.float32)

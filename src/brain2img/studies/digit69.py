@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import file_digest
+from brain2img.data.pictures import pictures_from
 from brain2img.data.prepared import PreparedWriter
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
+from brain2img.studies.matlab import read_matlab
 
 VARIABLES = ("fmriTrn", "fmriTest", "stimTrn", "stimTest", "labelTrn", "labelTest")
 DIGITS = {1: "6", 2: "9"}
@@ -21,7 +23,7 @@ class Digit69(Study):
     """One person looking at handwritten 6s and 9s, responses of voxels in V1 to V3, one trial per stimulus.
 
     van Gerven, de Lange & Heskes 2010, "Neural decoding with hierarchical generative models",
-    https://doi.org/10.1162/NECO_a_00047; file as shared with https://github.com/ChangdeDu/DGMM: MATLAB v5 with
+    https://doi.org/10.1162/NECO_a_00047; file as shared with https://github.com/ChangdeDu/DGMM: MATLAB with
     ``fmriTrn (n, V)``, ``stimTrn (n, side * side)`` 0..255 stored column by column, ``labelTrn`` 1 = six, 2 = nine,
     and the same with ``Test``. Numbers of trials, voxels and pixels come from the file.
 
@@ -55,6 +57,7 @@ class Digit69(Study):
             x, pixels, labels = (values[f"{name}{part}"] for name in ("fmri", "stim", "label"))
             side = round(np.sqrt(pixels.shape[1]))
             # MATLAB keeps pictures column by column
+            pixels = pictures_from(pixels, expected="0..255", what=f"{self._existing(raw).name}, stim{part}")
             images.append(pixels.reshape(-1, side, side).transpose(0, 2, 1))
             signals.append(x)
             digits += [DIGITS[int(label)] for label in labels.ravel()]
@@ -71,39 +74,25 @@ class Digit69(Study):
             pd.DataFrame({"stimulus_id": ids, "kind": "image", "concept": digits, "category": "digit",
                           "captions": [[f"a handwritten {'six' if d == '6' else 'nine'}"] for d in digits],
                           "attributes": [{"digit": d} for d in digits]}),
-            images=np.concatenate(images).astype(np.uint8))
+            images=np.concatenate(images))
 
     def _read(self, path: Path) -> dict[str, np.ndarray]:
-        from scipy.io import loadmat
-
-        try:
-            values: dict[str, Any] = loadmat(path)
-        except Exception as error:  # of a damaged file SciPy raises whatever it stumbles over, zlib's own error too
-            raise ValueError(f"{path.name}: expected a whole MATLAB v5 file, got a damaged one of "
-                             f"{path.stat().st_size} bytes ({error}). Fetch it again.") from error
-        missing = [name for name in VARIABLES if name not in values]
-        if missing:
-            found = [name for name in values if not name.startswith("__")]
-            raise ValueError(f"{path.name}: expected the variables {', '.join(VARIABLES)}, got {', '.join(found)}. "
-                             "Give the digits 6/9 file.")
+        values = read_matlab(path, names=VARIABLES, source="Give the digits 6/9 file.")
         for part in ("Trn", "Test"):
             x, pixels, labels = (values[f"{name}{part}"] for name in ("fmri", "stim", "label"))
             if not (len(x) == len(pixels) == labels.size) or len(x) == 0:
                 raise ValueError(f"{path.name}: expected as many rows in fmri{part}, stim{part} and label{part}, got "
-                                 f"{len(x)}, {len(pixels)} and {labels.size}. Fetch the file again.")
+                                 f"{len(x)}, {len(pixels)} and {labels.size}. Give the file as shared.")
             if round(np.sqrt(pixels.shape[1])) ** 2 != pixels.shape[1]:
                 raise ValueError(f"{path.name}: expected square images in stim{part}, got {pixels.shape[1]} pixels. "
-                                 "Fetch the file again.")
+                                 "Give the file as shared.")
             if not set(np.unique(labels)) <= set(DIGITS):
                 raise ValueError(f"{path.name}: expected labels 1 (six) and 2 (nine) in label{part}, got "
-                                 f"{np.unique(labels).tolist()}. Fetch the file again.")
-            if pixels.min() < 0 or pixels.max() > 255:
-                raise ValueError(f"{path.name}: expected pixels 0..255 in stim{part}, got {pixels.min()}.."
-                                 f"{pixels.max()}. Fetch the file again.")
+                                 f"{np.unique(labels).tolist()}. Give the file as shared.")
         if values["fmriTrn"].shape[1] != values["fmriTest"].shape[1]:
             raise ValueError(f"{path.name}: expected the same voxels in fmriTrn and fmriTest, got "
-                             f"{values['fmriTrn'].shape[1]} and {values['fmriTest'].shape[1]}. Fetch the file again.")
-        return {name: np.asarray(values[name]) for name in VARIABLES}
+                             f"{values['fmriTrn'].shape[1]} and {values['fmriTest'].shape[1]}. Give one file.")
+        return values
 
     @classmethod
     def tiny(cls) -> Self:

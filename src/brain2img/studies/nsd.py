@@ -11,11 +11,13 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import digest, file_digest
+from brain2img.artifacts import digest
 from brain2img.data.images import PACKED
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
+from brain2img.data.reading import reading
 from brain2img.interfaces import Study
-from brain2img.studies.nsd_design import DESIGN, SESSIONS, Design, existing, reading, subject_name
+from brain2img.studies.nsd_design import DESIGN, SESSIONS, Design, existing, subject_name
 from brain2img.studies.nsd_files import Published
 from brain2img.studies.nsd_repackaged import AllBetas, Averaged, packed_pictures
 
@@ -98,15 +100,13 @@ class NSD(Study):
         self.variant = f"{voxels.replace(':', '-')}-{shared}"
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a hash of names and sizes of the files that are read, and of the content of the small ones."""
+        """Return a hash of the names and the content of all files that are read."""
         raw = self._existing(raw)
         source = self._source(raw)
-        large = source.files(self.subjects) + _there(raw, _STIMULI + _PACKED + _CURATED + _INFO + _COCO)
-        small = _there(raw, DESIGN)
+        files = source.files(self.subjects) + _there(raw, _STIMULI + _PACKED + _CURATED + _INFO + _COCO + DESIGN)
         if isinstance(source, Published):
-            small += source.small_files(self.subjects)
-        return digest([type(source).__name__, [(str(path.relative_to(raw)), path.stat().st_size) for path in large],
-                       [(str(path.relative_to(raw)), file_digest(path)) for path in small]])
+            files += source.small_files(self.subjects)
+        return digest([type(source).__name__, content_of_files({str(path.relative_to(raw)): path for path in files})])
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Write the prepared study from the files under `raw`; everything is checked before signals are written."""
@@ -242,30 +242,28 @@ def _data_set_shape(path: Path, name: str, *, rows: int) -> tuple[int, ...]:
         shape = tuple(int(n) for n in file[name].shape)
     if len(shape) != 4 or shape[0] < rows:
         raise ValueError(f"{path}: expected at least {rows} pictures in {name!r} by the trials, got {shape}. "
-                         "Fetch it again.")
+                         "Fetch the whole one.")
     return shape
 
 
 def _curated(path: Path, images: np.ndarray) -> list[list[str]]:
     """Return the curated captions, ``(73000, 5)`` strings of which empty ones are missing."""
-    try:
+    with reading(path, what="array of strings (npy, not pickled)"):
         captions = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: expected a plain array of strings, got a damaged or pickled one ({error}). "
-                         "Fetch it again.") from error
     if captions.ndim != 2 or captions.dtype.kind != "U" or len(captions) <= images.max():
         raise ValueError(f"{path}: expected captions (pictures, 5) of at least {images.max() + 1} pictures, got "
-                         f"{captions.dtype} of {captions.shape}. Fetch it again.")
+                         f"{captions.dtype} of {captions.shape}. Give the published file.")
     return [[str(text) for text in captions[n] if text] for n in images]
 
 
 def _coco(path: Path, images: np.ndarray) -> list[int]:
     """Return the number in COCO of every picture, by ``nsd_stim_info_merged.csv``."""
     with reading(path, what="table with nsdId and cocoId"):
-        number = pd.read_csv(path, usecols=["nsdId", "cocoId"]).set_index("nsdId")["cocoId"]
+        table = pd.read_csv(path, usecols=lambda name: name in ("nsdId", "cocoId"))
+        number = table.set_index("nsdId")["cocoId"]
     if missing := set(images.tolist()) - set(number.index):
         raise ValueError(f"{path}: expected all pictures of the trials, got none for {len(missing)} of them "
-                         f"({_stimulus_id(min(missing))}, ...). Fetch it again.")
+                         f"({_stimulus_id(min(missing))}, ...). Give the published file.")
     return [int(n) for n in number.loc[images]]
 
 

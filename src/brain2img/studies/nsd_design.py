@@ -5,16 +5,13 @@ Allen et al. 2022, https://doi.org/10.1038/s41593-021-00962-x; layout by the dat
 
 from __future__ import annotations
 
-import tarfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from brain2img.studies.matlab import read_matlab
 
 #: Where the design may lie.
 DESIGN = ("nsddata/experiments/nsd/nsd_expdesign.mat", "nsd_expdesign.mat")
@@ -66,20 +63,6 @@ def existing(raw: Path, *places: str, cure: str) -> Path:
     raise ValueError(f"{places[0]}: expected it in {raw}, got nothing there. {cure}")
 
 
-@contextmanager
-def reading(path: Path, *, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a damaged file into a ValueError that names the file."""
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        yield
-    except (ImageFileError, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError,
-            RuntimeError) as error:  # the last is h5py's, where a file is damaged behind its head
-        size = f"of {path.stat().st_size} bytes" if path.exists() else "missing"
-        raise ValueError(f"{path}: expected a whole {what}, got a truncated or damaged file {size} ({error}). "
-                         "Fetch it again.") from error
-
-
 @dataclass(frozen=True)
 class Design:
     """What was shown when: ``nsd_expdesign.mat``, with all numbers from 0.
@@ -110,17 +93,8 @@ class Design:
         ValueError
             If it is damaged, its parts contradict each other, or its counts are not those published.
         """
-        from scipy.io import loadmat
-
-        try:
-            values: dict[str, Any] = loadmat(path)
-        except Exception as error:  # of a damaged file SciPy raises whatever it stumbles over, zlib's own error too
-            raise ValueError(f"{path}: expected a whole MATLAB v5 file, got a damaged one of {path.stat().st_size} "
-                             f"bytes ({error}). Fetch it again.") from error
         names = ("masterordering", "subjectim", "sharedix", "stimpattern")
-        if missing := [name for name in names if name not in values]:
-            raise ValueError(f"{path}: expected the variables {', '.join(names)}, got no {', '.join(missing)}. "
-                             "Fetch NSD's own file.")
+        values = read_matlab(path, names=names, source="Fetch NSD's own file.")
         order, images, shared = (values[name].astype(np.int64) - 1 for name in names[:3])
         design = cls(order.ravel(), images, np.sort(shared.ravel()), values["stimpattern"] > 0)
         design._check(path)
@@ -134,11 +108,11 @@ class Design:
         shown = int(self.pattern.sum())
         if shown != len(self.order) or not np.isin(self.order, np.arange(self.images.shape[1])).all():
             raise ValueError(f"{path}: expected a picture of {self.images.shape[1]} for each of {shown} shown by "
-                             f"stimpattern, got {len(self.order)} in masterordering, or others. Fetch the file again.")
+                             f"stimpattern, got {len(self.order)} in masterordering, or others. Fetch NSD's own file.")
         for subject, mine in enumerate(self.images, start=1):
             if not np.array_equal(np.sort(mine[:len(self.shared)]), self.shared):
                 raise ValueError(f"{path}: expected the pictures of sharedix at the head of every subject's subjectim, "
-                                 f"got others for {subject_name(subject)}. Fetch the file again.")
+                                 f"got others for {subject_name(subject)}. Fetch NSD's own file.")
         if (len(self.order), self.images.shape[1]) != (30000, 10000):
             return
         sizes = self.pattern.sum(axis=(1, 2))

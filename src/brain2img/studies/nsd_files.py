@@ -8,15 +8,17 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from brain2img.data.reading import reading
 from brain2img.records import SignalSpec
-from brain2img.studies.nsd_design import DESIGN, HELD_BACK, Design, existing, n_sessions, reading, subject_name
+from brain2img.studies.geometry import Geometry, as_labels, as_mask, geometry_of, open_volume, read_volume
+from brain2img.studies.nsd_design import DESIGN, HELD_BACK, Design, existing, n_sessions, subject_name
 
 #: Betas are stored as int16: percent signal change times this.
 SCALE = 300
@@ -30,17 +32,18 @@ _BLOCK_BYTES = 64_000_000
 class Voxels:
     """Which voxels of a volume of `shape` are taken, in the order of the flattened (C order) volume.
 
-    `ijk` is ``(C, 3)``, `affine` ``(4, 4)`` to millimetres, `rois` a label for each voxel, `files` what told them.
+    `ijk` is ``(C, 3)``, `affine` ``(4, 4)`` to millimetres or None where no file says, `rois` a label for each voxel,
+    `files` what told them.
     """
 
     ijk: np.ndarray
-    affine: np.ndarray
+    affine: np.ndarray | None
     shape: tuple[int, int, int]
     rois: tuple[str, ...]
     files: tuple[Path, ...] = ()
 
     @classmethod
-    def read(cls, raw: Path, subject: int, *, voxels: str) -> Voxels:
+    def read(cls, raw: Path, subject: int, *, voxels: str, like: Geometry | None = None) -> Voxels:
         """Read masks, labels and their table.
 
         Parameters
@@ -52,6 +55,9 @@ class Voxels:
         voxels
             "<set>" or "<set>:<labels>": a region set of ``roi/``, or "brain"; and the set whose names are the voxels'
             labels (by default the same; of "brain", HCP_MMP1).
+        like
+            The grid of the betas, into which all volumes are turned. None is that of betas which do not tell theirs
+            (HDF5): the mask's, with axes to the right, to the front and upwards, as NSD's authors write all volumes.
 
         Raises
         ------
@@ -64,53 +70,55 @@ class Voxels:
         cure = "Fetch it, or choose another set with study.voxels."
         path = existing(raw, f"{folder}/brainmask.nii.gz" if name == "brain" else f"{folder}/roi/{name}.nii.gz",
                         cure=cure)
-        mask, affine = _volume(path)
-        inside = mask > 0
+        grid = like or geometry_of(open_volume(path), path).in_ras()
+        inside = as_mask(read_volume(path, like=grid)[0], path)
         # edges of the volume that a session did not cover
         covered = sorted((raw / folder).glob("valid_session*.nii.gz")) if name == "brain" else []
         for each in covered:
-            inside &= _volume(each, shape=mask.shape)[0] > 0
+            inside &= as_mask(read_volume(each, like=grid)[0], each)
         if not inside.any():
-            raise ValueError(f"{path}: expected voxels above 0, got none. Fetch it again, or choose another set with "
-                             "study.voxels.")
+            raise ValueError(f"{path}: expected voxels that every session covers, got none by {covered[0].parent}/"
+                             "valid_session*. Give the files of one subject.")
         ijk = np.argwhere(inside)
         regions = existing(raw, f"{folder}/roi/{atlas}.nii.gz", cure=cure)
-        numbers = np.rint(_volume(regions, shape=mask.shape)[0][inside]).astype(int)
+        numbers = as_labels(read_volume(regions, like=grid)[0][inside], regions)
         names, table = _label_names(raw, subject, atlas=atlas, largest=int(numbers.max()))
         if unknown := sorted({int(n) for n in np.unique(numbers) if n > 0} - set(names)):
             raise ValueError(f"{atlas} of {subject_name(subject)}: expected the {len(names)} labels of its table, got "
                              f"{unknown[0]}, which is not there. Fetch the volume and the table again.")
-        x, y, z = (int(n) for n in mask.shape)
-        return cls(ijk, affine, (x, y, z), tuple(names[n] if n > 0 else "" for n in numbers.tolist()),
+        return cls(ijk, grid.affine, grid.shape, tuple(names[n] if n > 0 else "" for n in numbers.tolist()),
                    (path, *covered, regions, *table))
 
+    def in_session(self, path: Path) -> Voxels:
+        """Return where the voxels are in the volumes of a session, whose axes may lie otherwise.
 
-def _volume(path: Path, *, shape: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return a volume ``(x, y, z)`` and its affine; refuse another shape."""
-    import nibabel
-
-    with reading(path, what="NIfTI volume"):
-        image: Any = nibabel.load(path)
-        values = np.asarray(image.dataobj)
-    if values.ndim != 3 or (shape is not None and values.shape != shape):
-        raise ValueError(f"{path}: expected a volume of {'three axes' if shape is None else shape}, got "
-                         f"{values.shape}. Fetch the files of one space (func1pt8mm) and one subject.")
-    return values, np.asarray(image.affine)
+        Raises
+        ------
+        ValueError
+            If a NIfTI's grid is another one.
+        """
+        if path.suffix == ".hdf5":
+            return self
+        grid = geometry_of(open_volume(path), path)
+        mine = Geometry(self.files[0], self.shape, self.affine)
+        return replace(self, ijk=grid.indices_of(self.ijk, of=mine), shape=grid.shape, affine=grid.affine)
 
 
 def _label_names(raw: Path, subject: int, *, atlas: str, largest: int) -> tuple[dict[int, str], list[Path]]:
     """Return the names of an atlas' labels, and their table; a set of one label needs none and carries its own name."""
-    places = [f"nsddata/freesurfer/{who}/label/{atlas}.mgz.ctab" for who in (subject_name(subject), "fsaverage")]
-    places.append(f"nsddata/templates/{atlas}.ctab")
+    both = atlas.removeprefix("lh.").removeprefix("rh.")  # the sets of a hemisphere share the table
+    places = [f"nsddata/freesurfer/{who}/label/{both}.mgz.ctab" for who in (subject_name(subject), "fsaverage")]
+    places.append(f"nsddata/templates/{both}.ctab")
     if largest <= 1 and not any((raw / place).exists() for place in places):
         return {1: atlas}, []
     path = existing(raw, *places, cure="Fetch this table of labels, or take others with study.voxels=<set>:<labels>.")
-    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    with reading(path, what="table of labels"):
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     try:
         return {int(line[0]): line[1] for line in lines}, [path]
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path}: expected lines of a number and a name, got others ({error}). "
-                         "Fetch it again.") from error
+                         "Give the table as published.") from error
 
 
 @dataclass(frozen=True)
@@ -143,8 +151,8 @@ class BetaSession:
             with _betas(self.path) as data:
                 shape, dtype, scaled = data.shape[:0:-1] + data.shape[:1], data.dtype, False
         else:
-            image = _nifti(self.path)
-            shape, dtype = image.shape, image.get_data_dtype()
+            image = open_volume(self.path)
+            shape, dtype = _four_axes(image.shape), image.get_data_dtype()
             scaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
         if dtype.newbyteorder("=") != np.int16 or scaled:
             raise ValueError(f"{self.path}: expected int16 (percent signal change x {SCALE}), got "
@@ -154,7 +162,7 @@ class BetaSession:
                              "Fetch masks and betas of one space (func1pt8mm) and one subject.")
         if shape[3] != n_trials:
             raise ValueError(f"{self.path}: expected {n_trials} trials by nsd_expdesign.mat, got {shape[3]}. "
-                             "Fetch it again.")
+                             "Give the session as published, and its design.")
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield blocks ``(n, C, 1)`` float32 of percent signal change."""
@@ -165,8 +173,8 @@ class BetaSession:
 
     def _nifti(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield number of the first trial and ``(n, C)`` int16, in one pass through the file."""
-        image = _nifti(self.path)
-        n, dtype, size = image.shape[3], image.get_data_dtype(), 2 * int(np.prod(self.voxels.shape))
+        image = open_volume(self.path)
+        n, dtype, size = _four_axes(image.shape)[3], image.get_data_dtype(), 2 * int(np.prod(self.voxels.shape))
         flat = np.ravel_multi_index(tuple(self.voxels.ijk.T), self.voxels.shape, order="F")
         step = max(1, _BLOCK_BYTES // size)
         with (gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")) as file:
@@ -207,14 +215,6 @@ class BetaSession:
             yield first, out[first:first + step]
 
 
-def _nifti(path: Path) -> Any:
-    """Open a NIfTI file: its head is read."""
-    import nibabel
-
-    with reading(path, what="NIfTI file"):
-        return nibabel.load(path)
-
-
 @contextmanager
 def _betas(path: Path) -> Iterator[Any]:
     """Open the data set ``betas``."""
@@ -225,7 +225,16 @@ def _betas(path: Path) -> Iterator[Any]:
     with file:
         with reading(path, what="HDF5 file with the data set 'betas'"):
             data = file["betas"]
+            if not isinstance(data, h5py.Dataset):
+                raise KeyError("'betas' is a group")
         yield data
+
+
+def _four_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape ``(x, y, z, n)`` of what may have further axes of length 1, or be a single volume."""
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    return (*shape, 1) if len(shape) == 3 else shape
 
 
 class Published:
@@ -288,7 +297,10 @@ class Published:
 
     def _taken(self, subject: int) -> Voxels:
         if subject not in self._voxels:
-            self._voxels[subject] = Voxels.read(self.raw, subject, voxels=self.voxels)
+            first = self._files(subject)[0]
+            grid = None if first.suffix == ".hdf5" else geometry_of(open_volume(first), first)
+            self._voxels[subject] = Voxels.read(self.raw, subject, voxels=self.voxels,
+                                                like=None if grid is None or grid.affine is None else grid)
         return self._voxels[subject]
 
     def trials(self, subject: int) -> pd.DataFrame:
@@ -308,7 +320,9 @@ class Published:
         voxels = self._taken(subject)
         path, ceiling = self._folder(subject) / "ncsnr.nii.gz", None
         if path.exists():
-            square = np.nan_to_num(_volume(path, shape=voxels.shape)[0][tuple(voxels.ijk.T)].astype(np.float64)) ** 2
+            grid = Geometry(voxels.files[0], voxels.shape, voxels.affine)
+            ncsnr = read_volume(path, like=grid)[0][tuple(voxels.ijk.T)]
+            square = np.nan_to_num(ncsnr.astype(np.float64)) ** 2
             repetitions = trials[trials["split"] == "test"].groupby("image").size()
             ceiling = square / (square + ((1 / repetitions).mean() if len(repetitions) else 1.0))
         return SignalSpec(
@@ -328,7 +342,7 @@ class Published:
         readers = []
         for session, path in enumerate(self._files(subject), start=1):
             mine = trials.loc[trials["session"] == session, "place"].to_numpy()
-            reader = BetaSession(path, voxels, mine)
+            reader = BetaSession(path, voxels.in_session(path), mine)
             reader.check(n_trials=int(self.design.pattern[session - 1].sum()))
             if len(mine):
                 readers.append(reader)

@@ -6,89 +6,24 @@ read out of the tars.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from brain2img.data.file_names import is_junk
+from brain2img.data.pictures import picture_size, pictures_from, read_picture
+from brain2img.data.reading import reading
 from brain2img.records import SignalSpec
-from brain2img.studies.nsd_design import DURATION, HELD_BACK, existing, n_sessions, reading, subject_name
+from brain2img.studies.nsd_design import DURATION, HELD_BACK, existing, n_sessions, subject_name
+from brain2img.studies.webdatasets import array, files_of, samples
 
 _ROWS = 64  # trials read at once
-
-
-def samples(source: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield key and members (ending -> content) of every sample of a webdataset tar, or of a folder it was unpacked to.
-
-    Raises
-    ------
-    ValueError
-        If a tar is truncated, or a member is no plain file or points out of its folder.
-    """
-    content = _folder_members(source) if source.is_dir() else _tar_members(source)
-    for key, members in groupby(content, key=lambda member: member[0].split(".", 1)[0]):
-        yield key, {name.split(".", 1)[-1]: data for name, data in members}
-
-
-def _folder_members(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.iterdir()):
-        yield path.name, path.read_bytes()
-
-
-def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents of the members in the order of the tar."""
-    with reading(path, what="tar"), tarfile.open(path, "r:") as tar:
-        members = tar.getmembers()
-    end = members[-1].offset_data + -(-members[-1].size // 512) * 512 if members else 0
-    with path.open("rb") as raw:  # tarfile takes a damaged head for the end, which is two blocks of zeros
-        raw.seek(end)
-        tail = raw.read(1024)
-    if len(tail) < 1024 or any(tail):
-        raise ValueError(f"{path}: expected a whole tar, got one of {path.stat().st_size} bytes that breaks off after "
-                         f"{len(members)} members. Fetch it again.")
-    for member in members:
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-            raise ValueError(f"{path}: expected members that stay in their folder, got {member.name!r}. "
-                             "Do not use this file: it was tampered with.")
-        if not (member.isfile() or member.isdir()):
-            raise ValueError(f"{path}: expected plain files, got {member.name!r}, a link or a device. "
-                             "Do not use this file: it was tampered with.")
-    with tarfile.open(path, "r:") as tar:
-        for member in members:
-            if member.isfile():
-                with reading(path, what="tar"):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    data = file.read()
-                yield PurePosixPath(member.name).name, data
-
-
-def array(members: Mapping[str, bytes], ending: str, *, source: Path, key: str) -> np.ndarray:
-    """Return a member as an array; one with pickled objects is refused.
-
-    Raises
-    ------
-    ValueError
-        If the sample has no such member, or it is damaged.
-    """
-    if ending not in members:
-        raise ValueError(f"{source}: expected {ending} in every sample, got {', '.join(sorted(members))} in {key}. "
-                         "Fetch it again.")
-    try:
-        return np.load(io.BytesIO(members[ending]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{source}: expected a plain array in {key}.{ending}, got a damaged or pickled one ({error}). "
-                         "Fetch it again.") from error
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
@@ -119,7 +54,7 @@ class Averaged:
     def files(self, subjects: Sequence[int]) -> list[Path]:
         """Return its tars, or what was unpacked from them."""
         sources = [source for subject in subjects for _, source in self._sources(subject)]
-        return [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
+        return [path for source in sources for path in (files_of(source) if source.is_dir() else [source])]
 
     def _sources(self, subject: int) -> list[tuple[str, Path]]:
         name, found = subject_name(subject), []
@@ -156,7 +91,7 @@ class Averaged:
             if len(firsts) > 1:
                 source, key = list(firsts.values())[1]
                 raise ValueError(f"{source}: expected one {what} for {subject_name(subject)}, got "
-                                 f"{' and '.join(map(str, firsts))} (the last in {key}). Fetch it again.")
+                                 f"{' and '.join(map(str, firsts))} (the last in {key}). Give the tars as published.")
         trials = pd.DataFrame(rows, columns=["image", "session", "split", "place"])
         self._check(subject, trials, count=count)
         height, width = next(iter(sizes))
@@ -172,6 +107,8 @@ class Averaged:
             raise ValueError(f"{self.root}: expected a sample per picture of {subject_name(subject)}, got "
                              f"{sum(count.values())} samples of {trials['image'].nunique()}. Fetch the tars again.")
         for path in self.root.glob(f"*metadata_{subject_name(subject)}.json"):
+            if is_junk(path.name):
+                continue
             with reading(path, what="JSON file"):
                 totals = json.loads(path.read_text()).get("totals", {})
             for split, n in totals.items():
@@ -208,8 +145,7 @@ class Averaged:
                     image = int(array(members, "coco73k.npy", source=source, key=key).ravel()[0])
                     if image not in done:
                         done.add(image)
-                        with reading(source, what=f"picture in {key}"):
-                            yield np.asarray(Image.open(io.BytesIO(_picture(members))).convert("RGB"))
+                        yield read_picture(_picture(members), within=source, what=f"picture in {key}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +172,7 @@ def _repetitions(members: Mapping[str, bytes], *, source: Path, key: str) -> np.
     betas = np.atleast_2d(array(members, "nsdgeneral.npy", source=source, key=key)).astype(np.float32)
     if betas.ndim != 2:
         raise ValueError(f"{source}: expected (repetitions, voxels) in {key}.nsdgeneral.npy, got {betas.shape}. "
-                         "Fetch it again.")
+                         "Give the tars as published.")
     _, first = np.unique(betas, axis=0, return_index=True)
     return betas[np.sort(first)]
 
@@ -247,8 +183,7 @@ def _picture(members: Mapping[str, bytes]) -> bytes:
 
 def _size(members: Mapping[str, bytes], *, source: Path, key: str) -> tuple[int, int]:
     """Return height and width of a sample's picture."""
-    with reading(source, what=f"picture in {key}"), Image.open(io.BytesIO(_picture(members))) as image:
-        return image.height, image.width
+    return picture_size(_picture(members), within=source, what=f"picture in {key}")
 
 
 class AllBetas:
@@ -313,13 +248,13 @@ class AllBetas:
                 behaviour = array(members, "behav.npy", source=path, key=key)
                 if behaviour.size != 17:
                     raise ValueError(f"{path}: expected 17 numbers in {key}.behav.npy, got {behaviour.size}. "
-                                     "Fetch it again.")
+                                     "Give the tars as published.")
                 image, who, session, run, _, place, *_, shared = behaviour.ravel().astype(int).tolist()
                 if who != subject or bool(shared) != (path == test):
                     raise ValueError(
                         f"{path}: expected trials of {subject_name(subject)} with "
                         f"{'shared' if path == test else 'own'} pictures, got subject {who} and a "
-                        f"{'shared' if shared else 'own'} picture in {key}. Fetch it again.")
+                        f"{'shared' if shared else 'own'} picture in {key}. Give the tars as published.")
                 rows.append((image, session, run, DURATION, "test" if path == test else "train", place))
         trials = pd.DataFrame(rows, columns=["image", "session", "run", "duration", "split", "place"])
         if self.sessions == "all" and trials["session"].max() > len(train):
@@ -369,8 +304,11 @@ class AllBetasSession:
         import h5py
 
         with reading(self.path, what="HDF5 file with the data set 'betas'"), h5py.File(self.path, "r") as file:
-            n, size = file["betas"].shape
-        return int(n), int(size)
+            shape = tuple(int(n) for n in file["betas"].shape)
+        if len(shape) != 2:
+            raise ValueError(f"{self.path}: expected (trials, voxels) in 'betas', got {shape}. Give the file of "
+                             "MindEye2.")
+        return shape
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield blocks ``(n, V, 1)`` float32."""
@@ -397,4 +335,4 @@ def packed_pictures(path: Path, rows: Sequence[int]) -> Iterator[np.ndarray]:
         for row in rows:
             with reading(path, what="HDF5 file with the data set 'images'"):
                 image = np.asarray(file["images"][row], dtype=np.float32)
-            yield np.rint(image.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8)
+            yield pictures_from(image.transpose(1, 2, 0), expected="0..1", what=f"{path}, row {row} of 'images'")

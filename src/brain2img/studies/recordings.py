@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from brain2img.data.pickled import ArrayInFile
+from brain2img.data.reading import reading
 
 
 def check_arguments(*, form: str, forms: Sequence[str], subjects: Sequence[int]) -> None:
@@ -43,14 +45,47 @@ def raw_folder(raw: Path | None, *, of: str, notes: str) -> Path:
     return Path(raw).resolve()
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn whatever MNE raises of a damaged file into a ValueError that names it."""
-    try:
-        yield
-    except Exception as error:  # MNE raises whatever it stumbles over, bare assertions too
-        raise ValueError(f"{path}: expected a whole recording, got a damaged one ({type(error).__name__}: {error}). "
-                         "Fetch it again, with all its parts.") from error
+def naming(path: Path) -> AbstractContextManager[None]:
+    """Turn whatever MNE raises of a file into a ValueError that names it and says why."""
+    return reading(path, what="recording", cure="Fetch it again, with all its parts.")
+
+
+def checked_samples(samples: pd.Series, *, n_times: int, tmin: int, tmax: int, path: Path,
+                    recording: Path) -> np.ndarray:
+    """Return the samples of a recording's events as whole numbers, refusing what cannot be.
+
+    Parameters
+    ----------
+    samples
+        One for each line of a table of events, in its order.
+    n_times
+        Samples of the recording.
+    tmin, tmax
+        First and last sample of a trial, relative to its event.
+    path, recording
+        The table and the recording, for messages. The first line of the table is its line 2, after the header.
+
+    Raises
+    ------
+    ValueError
+        Naming the table and the line: no sample or no number, no whole number, negative, two events on one sample,
+        earlier than the event before, or a trial that is cut off by an end of the recording.
+    """
+    numbers = pd.to_numeric(samples, errors="coerce").to_numpy(dtype=float)
+    before = np.concatenate([[-np.inf], numbers[:-1]])
+    for wrong, expected in (
+            (~np.isfinite(numbers), "a number"), (numbers % 1 != 0, "a whole number"),
+            (numbers < 0, "0 or more"), (numbers == before, "another one than that of the event before"),
+            (numbers < before, "a later one than that of the event before"),
+            (numbers + tmin < 0, f"at least {-tmin}, where a trial begins in the recording"),
+            (numbers + tmax >= n_times, f"less than {n_times - tmax}, where a trial ends in {recording.name}")):
+        if wrong.any():
+            line = int(np.argmax(wrong))
+            value = samples.iloc[line]
+            raise ValueError(f"{path}, line {line + 2}: expected {expected} as the sample of the event, got "
+                             f"{'none' if pd.isna(value) else value} ({wrong.sum()} such of {len(samples)} events). "
+                             "Correct the table, or fetch it and the recording again.")
+    return numbers.astype(np.int64)
 
 
 def places(ch_names: Sequence[str], *, wanted: Sequence[str], path: Path) -> list[int]:
@@ -70,6 +105,20 @@ def places(ch_names: Sequence[str], *, wanted: Sequence[str], path: Path) -> lis
                          f"them missing or twice ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}) among "
                          f"{len(names)}. Give the files as published.")
     return [names.index(name.lower()) for name in wanted]
+
+
+def check_multipliers(info: Any, *, chosen: Sequence[int], path: Path) -> None:
+    """Refuse a FIF file whose channels are in multiples of their unit, which MNE reads as the unit itself.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the first such channel.
+    """
+    for channel in (info["chs"][i] for i in chosen):
+        if int(channel["unit_mul"]):
+            raise ValueError(f"{path}: expected channels in their unit, got {channel['ch_name']} in 10^"
+                             f"{int(channel['unit_mul'])} of it (unit_mul). Scale the signals, and set unit_mul to 0.")
 
 
 def cap_positions(ch_names: Sequence[str]) -> np.ndarray:

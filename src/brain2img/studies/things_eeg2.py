@@ -15,10 +15,12 @@ import pandas as pd
 from brain2img.artifacts import digest
 from brain2img.data.pickled import read_pickled
 from brain2img.data.prepared import PreparedWriter
+from brain2img.data.raw_identity import content_of_files
 from brain2img.data.sessions import Session
 from brain2img.data.things import categories, concept_of, splits, stimulus_table
 from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
+from brain2img.studies.folder_listing import inside, matching, spelled, write_not_read
 from brain2img.studies.recordings import cap_positions, check_arguments, opened, places, raw_folder
 
 log = logging.getLogger(__name__)
@@ -110,25 +112,28 @@ class ThingsEEG2(Study):
         self.jobs = jobs
 
     def raw_id(self, raw: Path | None) -> str:
-        """Return a digest of the names and sizes of the recordings, of the images' names and of their categories."""
+        """Return a hash of the names and the content of recordings and images, and of the images' categories."""
         raw = self._existing(raw)
         folders = [self._folder(raw, subject) for subject in self.subjects]
-        files = sorted(path for folder in folders for path in folder.rglob("*_eeg_*.npy"))
-        sizes = [["/".join(path.parts[-3:]), path.stat().st_size] for path in files]
-        return digest([sizes, {part: list(found) for part, found in self._images(raw).items()},
+        files = [path for folder in folders for path in matching(folder, "**/*_eeg_*.npy")]
+        images = self._images(raw)
+        named = {"/".join(path.parts[-3:]): path for path in files}
+        named |= {f"{part}/{name}": path for part in images for name, path in images[part].items()
+                  if path.is_file()}
+        return digest([content_of_files(named), {part: list(found) for part, found in images.items()},
                        self._categories(raw)])
 
     def _existing(self, raw: Path | None) -> Path:
         return raw_folder(raw, of="THINGS-EEG2", notes="things_eeg2.md")
 
     def _categories(self, raw: Path) -> dict[str, str]:
-        return categories(raw / self.images / "things_concepts.tsv")
+        return categories(inside(raw, *Path(self.images).parts, "things_concepts.tsv"))
 
     def _folder(self, raw: Path, subject: str) -> Path:
         """Return the folder of a subject: the one that holds files of the form asked for."""
         pattern = "ses-*" if self.form == "raw" else "preprocessed_eeg_*.npy"
-        for folder in (raw / subject, *sorted(raw.glob(f"*/{subject}"))):
-            if any(folder.glob(pattern)):
+        for folder in (*matching(raw, subject), *matching(raw, f"*/{subject}")):
+            if matching(folder, pattern):
                 return folder
         raise ValueError(f"{raw}: expected {subject}/{pattern} in it or in a folder of it, got nothing. Fetch the "
                          "subject, leave it out of study.subjects, or correct study.form.")
@@ -157,21 +162,25 @@ class ThingsEEG2(Study):
             log.info("%s: %d trials in %d sessions", subject, len(trials), len(found.sessions))
             writer.add_sessions(spec, trials=trials, sessions=found.sessions, jobs=self.jobs)
         writer.finish(stimuli, image_size=self.image_size)
+        folder = inside(raw, *Path(self.images).parts)
+        write_not_read(out, raw, read=[inside(folder, "things_concepts.tsv"), inside(folder, "image_metadata.npy"),
+                                       *files.values(), *(path for subject in self.subjects for path in _files(
+                                           self._folder(raw, subject), form=self.form))])
 
     def _images(self, raw: Path) -> dict[str, dict[str, Path]]:
         """Return part -> name of each image without ending -> its path, in the order of the codes in the recordings."""
-        folder = raw / self.images
-        metadata = folder / "image_metadata.npy"
+        folder = inside(raw, *Path(self.images).parts)
+        metadata = inside(folder, "image_metadata.npy")
         found: dict[str, dict[str, Path]] = {}
         for part, short in (("training", "train"), ("test", "test")):
-            place = folder / f"{part}_images"
+            place = inside(folder, f"{part}_images")
             if metadata.is_file():
                 keys = (f"{short}_img_concepts", f"{short}_img_files")
                 values = read_pickled(metadata, keys=keys)
-                paths = [place / str(concept) / str(file)
+                paths = [spelled(place / str(concept) / str(file), under=folder)
                          for concept, file in zip(*(values[key] for key in keys), strict=True)]
             else:
-                paths = sorted(p for p in place.glob("*/[!.]*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+                paths = [p for p in matching(place, "*/[!.]*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
             found[part] = {path.stem: path for path in paths}
             if len(found[part]) != len(paths) or not paths:
                 raise ValueError(f"{place}: expected images of different names in <number>_<concept> folders, got "
@@ -198,13 +207,19 @@ class _Subject:
     spec: dict[str, Any]
 
 
+def _files(folder: Path, *, form: str) -> list[Path]:
+    """Return the files of a subject that are read in a form."""
+    return [path for part in PARTS for path in matching(
+        folder, f"ses-*/raw_eeg_{part}.npy" if form == "raw" else f"preprocessed_eeg_{part}.npy")]
+
+
 # ---- form "raw"
 
 
 def _recordings(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[str]]) -> _Subject:
     """Check the recordings of a subject and read their events; signals are read session by session later."""
     expected = {f"ses-{number:02d}" for number in range(1, study.n_sessions + 1)}
-    there = {path.name for path in folder.glob("ses-*")}
+    there = {path.name.lower() for path in matching(folder, "ses-*")}
     if there != expected:
         raise ValueError(f"{folder}: expected the sessions {', '.join(sorted(expected))}, got "
                          f"{', '.join(sorted(there))}. Fetch what is missing, or set study.n_sessions.")
@@ -213,7 +228,7 @@ def _recordings(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[str
     for session in sorted(expected):
         onsets = {}
         for part in PARTS:
-            path = folder / session / f"raw_eeg_{part}.npy"
+            path = inside(folder, session, f"raw_eeg_{part}.npy")
             samples, codes = _events(path)
             wrong = (codes < 1) | (codes > len(names[part]))
             if wrong.any():
@@ -337,7 +352,7 @@ def _preprocessed(folder: Path, *, study: ThingsEEG2, names: Mapping[str, list[s
     """Check the two preprocessed files of a subject; they are read later, some conditions at a time."""
     tables, times = [], {}
     for part in PARTS:
-        path = folder / f"preprocessed_eeg_{part}.npy"
+        path = inside(folder, f"preprocessed_eeg_{part}.npy")
         values = read_pickled(path, keys=_PREPROCESSED_KEYS)
         places(values["ch_names"], wanted=CHANNELS, path=path)
         shape = values["preprocessed_eeg_data"].shape
@@ -371,7 +386,7 @@ class _Preprocessed:
 
     def __call__(self) -> Iterator[np.ndarray]:
         for part in PARTS:
-            path = self.folder / f"preprocessed_eeg_{part}.npy"
+            path = inside(self.folder, f"preprocessed_eeg_{part}.npy")
             values = read_pickled(path, keys=_PREPROCESSED_KEYS)
             chosen = places(values["ch_names"], wanted=CHANNELS, path=path)
             n_conditions, n_repetitions, _, n_times = values["preprocessed_eeg_data"].shape

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from brain2img.data.amplitudes import spread
 from brain2img.data.simulate.sensors import helmet
-from brain2img.studies.recordings import naming, places
+from brain2img.studies.marks import honour_bad_channels
+from brain2img.studies.recordings import check_multipliers, naming, places
 
 #: Window (s) and rate (Hz) of the published epochs, rate of the recording, band (Hz).
 TMIN, TMAX, SFREQ, RAW_SFREQ, BAND = -0.1, 1.3, 200.0, 1200.0, (0.1, 40.0)
@@ -21,23 +23,37 @@ TRIGGERS, TRIGGER = "UPPT001", 64
 CHANNELS = tuple(helmet()[0])
 _DROPOUT = 0.2  # s
 _CHUNK = 100
+#: Least and greatest spread of z-scored signals, which is about 1.
+_Z_SCORED = (0.05, 50.0)
 
 
 @dataclass(frozen=True, eq=False)
 class EpochsSession:
-    """Reads the trials of one session from the published epochs."""
+    """Reads the trials of one session from the published epochs: those in `rows`, of some channels.
+
+    `any_amplitude` lets pass what does not look z-scored.
+    """
 
     path: Path
     rows: np.ndarray
+    channels: tuple[str, ...] = CHANNELS
+    any_amplitude: bool = False
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield blocks ``(n, 271, T)`` float32 of the trials in `rows`, in that order."""
         epochs = open_epochs(self.path)
-        chosen = places(epochs.ch_names, wanted=CHANNELS, path=self.path)
+        chosen = places(epochs.ch_names, wanted=self.channels, path=self.path)
         for start in range(0, len(self.rows), _CHUNK):
             with naming(self.path):
                 block = epochs[self.rows[start:start + _CHUNK]].get_data(copy=False, verbose="ERROR")
-            yield block[:, chosen].astype(np.float32)
+            block = block[:, chosen]
+            found = spread(block, ch_types=("mag",) * len(chosen))["mag"]
+            if not self.any_amplitude and not _Z_SCORED[0] <= found <= _Z_SCORED[1]:
+                raise ValueError(f"{self.path}: expected z-scored signals, which spread by about 1, got {found:.3g} "
+                                 "(robust standard deviation, median over channels). Give the epochs as published, "
+                                 "prepare from the recordings with study.form=ctf, or go on with "
+                                 "study.quality.amplitudes=keep.")
+            yield block.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +64,15 @@ class CTFSession:
     ----------
     runs
         Folder, samples of the onsets that are kept, triggers that must be there, start of a drop-out (s) or None.
+    channels
+        Those that are read.
+    bad_channels
+        What becomes of those marked as bad: `brain2img.studies.marks.honour_bad_channels`.
     """
 
     runs: tuple[tuple[Path, np.ndarray, int, float | None], ...]
+    channels: tuple[str, ...] = CHANNELS
+    bad_channels: str = "keep"
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield one block ``(n, 271, T)`` float32 (T) for each run."""
@@ -60,7 +82,8 @@ class CTFSession:
         length = round((TMAX - TMIN) * RAW_SFREQ) + 1
         for path, onsets, n_triggers, dropout in self.runs:
             raw = open_ctf(path)
-            chosen = places(raw.ch_names, wanted=CHANNELS, path=path)
+            chosen = places(raw.ch_names, wanted=self.channels, path=path)
+            honour_bad_channels(raw, policy=self.bad_channels, what=str(path))
             with naming(path):
                 signals = raw.get_data(picks=[*chosen, raw.ch_names.index(TRIGGERS)])
             _check_triggers(signals[-1], n_triggers, path=path)
@@ -85,7 +108,9 @@ def open_epochs(path: Path) -> Any:
         raise ValueError(f"{path}: expected the published epochs of this subject, got no such file. Fetch it, or leave "
                          "the subject out of study.subjects.")
     with naming(path):
-        return mne.read_epochs(path, preload=False, verbose="ERROR")
+        epochs = mne.read_epochs(path, preload=False, verbose="ERROR")
+    check_multipliers(epochs.info, chosen=range(len(epochs.ch_names)), path=path)
+    return epochs
 
 
 def open_ctf(path: Path) -> Any:
@@ -95,6 +120,9 @@ def open_ctf(path: Path) -> Any:
     if not path.is_dir():
         raise ValueError(f"{path}: expected a recording, by sample_attributes_P*.csv, got no such folder. Fetch this "
                          "run, or leave the subject out of study.subjects.")
+    if path.suffix != ".ds":
+        raise ValueError(f"{path}: expected a folder that ends in .ds, as MNE wants it, got {path.suffix!r}. Rename "
+                         "it.")
     with naming(path):
         raw = mne.io.read_raw_ctf(path, verbose="ERROR")
     if abs(raw.info["sfreq"] - RAW_SFREQ) > 1e-3:
@@ -105,14 +133,6 @@ def open_ctf(path: Path) -> Any:
         raise ValueError(f"{path}: expected the channel {TRIGGERS} of the triggers, got none. Give the recordings as "
                          "published.")
     return raw
-
-
-def check_extent(samples: np.ndarray, n_times: int, *, path: Path) -> None:
-    """Refuse a run whose recording (of `n_times` samples) ends before the window of its last trial does."""
-    first, last = samples.min() + round(TMIN * RAW_SFREQ), samples.max() + round(TMAX * RAW_SFREQ)
-    if first < 0 or last >= n_times:
-        raise ValueError(f"{path}: expected samples {first} to {last} for its trials, got a recording of {n_times}. "
-                         "Fetch it again.")
 
 
 def _check_triggers(channel: np.ndarray, n: int, *, path: Path) -> None:
