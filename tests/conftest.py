@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, open_folder, write_array, write_json, write_table
@@ -118,6 +119,7 @@ def command(tmp_path: Path, monkeypatch, capsys):
 
     def call(script: str, *arguments: str) -> tuple[int, str]:
         GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None  # of a command before
         monkeypatch.setattr(sys, "argv", [str(scripts / script), f"paths.outputs={tmp_path / 'outputs'}", *arguments])
         handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # so that it is as it was, when the test is over

@@ -220,6 +220,13 @@ def test_what_is_typed_is_obeyed_as_far_as_it_runs_nothing(command, tmp_path, ma
     assert "--experimental-rerun: expected no file of an older command" in output
 
 
+@pytest.mark.parametrize("script", ["simulate", "download"])
+def test_a_root_that_asks_for_a_choice_is_composed(command, script):
+    code, output = command(f"data_prep/{script}.py", "study=nsd", "--cfg", "job")
+    assert code == 0, output
+    assert "brain2img.studies.nsd.NSD" in output
+
+
 def test_an_experiment_trusts_nobody(command, theirs):
     code, output = command("scripts/embed.py", *theirs("trusted: [os]\n"))
     assert code == 1, output

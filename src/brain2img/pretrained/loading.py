@@ -89,7 +89,7 @@ def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str =
     return made.eval().requires_grad_(False).to(device)
 
 
-def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model", **settings: Any) -> Any:
+def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model of diffusers", **settings: Any) -> Any:
     """Return a model or pipeline of diffusers, every weight of which was found in safetensors.
 
     Parameters
@@ -101,7 +101,7 @@ def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model", **
     what
         What messages call it.
     kind
-        What messages call the class: "an autoencoder".
+        What messages call the class: "an autoencoder of diffusers".
     **settings
         Further arguments of ``from_pretrained``.
 
@@ -122,9 +122,9 @@ def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model", **
     except (OSError, RuntimeError, ValueError) as error:
         if is_of_the_system(error) or str(error).startswith(f"{what}: expected"):
             raise
-        raise ValueError(f"{what}: expected {kind} of diffusers (safetensors) in {model!r}, got "
-                         f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]} Give a folder or hub id that "
-                         "holds one, or download it on a machine with network access first.") from error
+        raise ValueError(f"{what}: expected {kind} (safetensors), got {type(error).__name__} for {model!r}: "
+                         f"{(str(error).splitlines() or [''])[0]} Give a folder or hub id that holds one, or download "
+                         "it on a machine with network access first.") from error
     finally:
         if bars:
             diffusers.utils.logging.enable_progress_bar()

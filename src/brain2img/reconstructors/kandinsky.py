@@ -97,7 +97,7 @@ class Kandinsky(Reconstructor):
         import diffusers
 
         pipeline = load_diffusers(diffusers.KandinskyV22Pipeline, self.model, what="reconstructor.model",
-                                  kind="a KandinskyV22Pipeline",
+                                  kind="the folder of a KandinskyV22Pipeline",
                                   dtype=torch.float16 if self.device.startswith("cuda") else torch.float32)
         return self._ready(pipeline.to(self.device))
 

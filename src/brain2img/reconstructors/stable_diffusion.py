@@ -118,7 +118,7 @@ class StableDiffusion(Reconstructor):
             cls, unused = diffusers.StableDiffusionDepth2ImgPipeline, {"depth_estimator": None,
                                                                        "feature_extractor": None}
         pipeline = load_diffusers(
-            cls, self.model, what="reconstructor.model", kind="a Stable Diffusion pipeline", **unused,
+            cls, self.model, what="reconstructor.model", kind="the folder of a Stable Diffusion pipeline", **unused,
             dtype=torch.float16 if self.device.startswith("cuda") else torch.float32)
         return self._ready(pipeline.to(self.device))
 

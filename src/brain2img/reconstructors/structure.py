@@ -90,7 +90,7 @@ class StructuralOptimisation(Reconstructor):
         from diffusers import AutoModel
 
         made = load_diffusers(AutoModel, self.model, what="reconstructor.model", subfolder=self.subfolder or None,
-                              dtype=torch.float32, kind="an autoencoder", trust_remote_code=False)
+                              dtype=torch.float32, kind="an autoencoder of diffusers", trust_remote_code=False)
         return made.eval().requires_grad_(False).to(self.device)
 
     def uid(self) -> str:

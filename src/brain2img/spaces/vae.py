@@ -70,7 +70,7 @@ class VAELatents(Space):
 
         cls = getattr(diffusers, self._config["_class_name"])
         made = load_diffusers(cls, self.model, what=f"space {self.name!r}", subfolder=self.subfolder or None,
-                              dtype=torch.float32, kind="an autoencoder")
+                              dtype=torch.float32, kind="an autoencoder of diffusers")
         return made.eval().requires_grad_(False).to(self.device)
 
     def _missing(self, error: Exception) -> ValueError:

@@ -110,14 +110,12 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     @functools.wraps(load)
     def load_configuration(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode,
                            from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
-        def composed(some: list[str]) -> DictConfig:
-            return load(self, config_name, some, run_mode, from_shell, validate_sweep_overrides)
-
         try:
             check_overrides(overrides, sweeps=run_mode == RunMode.MULTIRUN)
-            cfg = composed(overrides)
+            cfg = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             typed = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/", "hydra="))]
-            _check(cfg.hydra, composed(typed).hydra if len(typed) < len(overrides) else cfg.hydra)
+            chosen = [] if any(o.startswith("hydra=") for o in typed) else ["+hydra=default"]  # as every root does
+            _check(cfg.hydra, load(self, None, [*chosen, *typed], run_mode, from_shell, validate_sweep_overrides).hydra)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError,
                 ValueError) as error:
             message = str(error) if isinstance(error, RefusedError) else said_of(error)
@@ -173,7 +171,7 @@ def _check(got: DictConfig, own: DictConfig) -> None:
 def _settings(node: DictConfig) -> dict[str, Any]:
     """Return the settings of Hydra as they are written, without what it notes of a command."""
     found: Any = OmegaConf.to_container(node, resolve=False)
-    found["job"] = {k: v for k, v in found["job"].items() if k != "override_dirname"}
+    found["job"] = {k: v for k, v in found["job"].items() if k not in ("override_dirname", "config_name", "name")}
     return {k: v for k, v in found.items() if k not in _SHOWN}
 
 
