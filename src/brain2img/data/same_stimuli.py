@@ -64,7 +64,7 @@ def content(table: pd.DataFrame, images: StimulusImages) -> pd.DataFrame:
     views = np.empty((len(table), _SIDE, _SIDE, 3), dtype=np.uint8)
     for row, shown, view in _read(images, pictures):
         hashes[row], views[row] = shown, view
-    for row in np.flatnonzero(table["file"].isna() & (table["kind"] != "image")):
+    for row in np.flatnonzero(table["file"].isna() & (table["kind"] != "image")).tolist():
         captions = table["captions"].iloc[row]
         words = [" ".join(str(text).split()) for text in captions] if captions is not None else []
         if any(words):
