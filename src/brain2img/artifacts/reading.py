@@ -93,13 +93,14 @@ def read_json(path: Path, *, keys: Sequence[str] = (), kind: type = dict, advice
         As `reading`, or if it holds something else or lacks a key.
     """
     with reading(path, "a whole JSON file", advice=advice):
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
     advice = cure(path) if advice is None else advice
     if not isinstance(value, kind):
-        names = {dict: "an object", list: "a list"}
+        names: dict[type, str] = {dict: "an object", list: "a list"}
         raise ValueError(f"{path}: expected {names[kind]} of JSON, got {names.get(type(value), repr(value)[:40])}. "
                          f"{advice}")
-    if missing := [key for key in keys if key not in value]:
+    holds: Any = value  # an object or a list
+    if missing := [key for key in keys if key not in holds]:
         raise ValueError(f"{path}: expected the keys {list(keys)}, got none of {missing}. {advice}")
     return value
 
