@@ -48,10 +48,12 @@ from brain2img.artifacts.reading import (
 )
 from brain2img.artifacts.reconstructions import Reconstructions
 from brain2img.artifacts.stored_rows import StoredRows
+from brain2img.artifacts.system_errors import is_of_the_system, is_out_of_memory
 
 __all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstructions", "StageFolder", "StoredRows",
            "begin_array", "below", "check_content", "check_name", "check_room", "claim", "compare_on_opening",
-           "differences", "digest", "file_digest", "git_commit", "is_whole_png", "keep_contents", "open_folder",
+           "differences", "digest", "file_digest", "git_commit", "is_of_the_system", "is_out_of_memory",
+           "is_whole_png", "keep_contents", "open_folder",
            "read_array", "read_arrays", "read_begun", "read_json", "read_manifest", "read_picture", "read_table",
            "read_tensors", "read_torch_file", "reading", "release_all", "replace_folder", "safe_name", "seal_holds",
            "stored_at", "versions", "waiting", "write_array", "write_json", "write_rows", "write_table", "writing"]

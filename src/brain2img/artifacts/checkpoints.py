@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from brain2img.artifacts.content import check_content
+from brain2img.artifacts.system_errors import is_of_the_system
 
 _NOT_WEIGHTS = {b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
                 b"<!doctype": "a web page: the address needs a login, or is another one",
@@ -67,7 +68,7 @@ def read_torch_file(path: Path, *, what: str, cure: str) -> Any:
                          f"{asked[1] or asked[2]}, which cannot be read without running code. If you trust it, save "
                          "its weights alone where it was made: torch.save(model.state_dict(), ...).") from error
     except RuntimeError as error:
-        if any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
+        if is_of_the_system(error):
             raise
         raise _damaged(path, error, what=what, cure=cure) from error
     except OSError as error:

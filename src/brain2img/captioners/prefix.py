@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from brain2img.artifacts import is_of_the_system
 from brain2img.interfaces import Captioner
 from brain2img.layers import check_weights
 from brain2img.pretrained import check_condition, identity, locate
@@ -108,6 +109,8 @@ class PrefixLanguageModel(Captioner):
         try:
             return json.loads((Path(locate(self.model)) / SIZES).read_text())
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
 
     @cached_property
@@ -119,6 +122,8 @@ class PrefixLanguageModel(Captioner):
         try:
             state = load_file(Path(locate(self.model)) / WEIGHTS)
         except (OSError, SafetensorError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
         check_weights(projection.state_dict(), state, what=f"{self.model}/{WEIGHTS}",
                       cure="Train the captioner again: its files do not belong together.")
@@ -135,6 +140,8 @@ class PrefixLanguageModel(Captioner):
                     locate(self.model), dtype=self._dtype, use_safetensors=True, local_files_only=True,
                     trust_remote_code=False, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
         model, found = loaded
         wrong = {what: sorted(map(str, found[f"{what}_keys"])) for what in ("missing", "mismatched", "unexpected")}
@@ -154,6 +161,8 @@ class PrefixLanguageModel(Captioner):
         try:
             return AutoTokenizer.from_pretrained(locate(self.model), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
 
     def uid(self) -> str:

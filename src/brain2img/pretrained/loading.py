@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brain2img.artifacts import is_of_the_system
 from brain2img.pretrained import locate
 from brain2img.records import Stimuli
 
@@ -168,13 +168,6 @@ def every_weight(what: str) -> Iterator[None]:
     if said:
         raise ValueError(f"{what}: expected every weight in its file, got some that would be made up: {said[0]} Give a "
                          "folder whose config.json belongs to its weights.")
-
-
-def is_of_the_system(error: BaseException) -> bool:
-    """Whether this is no word on a file: no permission, too many open files, no room in memory or on the disk."""
-    codes = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
-    return (isinstance(error, OSError) and error.errno in codes) or (isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory")))
 
 
 def load_tokenizer(model: str, *, what: str, subfolder: str = "") -> Any:

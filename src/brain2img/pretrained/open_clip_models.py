@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from brain2img.artifacts import is_of_the_system
+
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,8 @@ def load_open_clip(model: str, *, pretrained: str | None, what: str) -> tuple[An
     try:
         made, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained, weights_only=True)
     except (RuntimeError, OSError, ValueError) as error:
+        if is_of_the_system(error):
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{what}: expected weights {pretrained!r} for {model}, got {type(error).__name__}: {said}. Give a tag of "

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor
 
+from brain2img.artifacts import is_of_the_system
 from brain2img.interfaces import Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
 from brain2img.pretrained.loading import load_diffusers
@@ -87,6 +88,8 @@ class Kandinsky(Reconstructor):
             return {"unet": UNet2DConditionModel.load_config(locate(self.model), subfolder="unet"),
                     "movq": VQModel.load_config(locate(self.model), subfolder="movq")}
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
 
     @cached_property
@@ -176,6 +179,8 @@ class Kandinsky(Reconstructor):
         try:
             found = list(load_file(Path(self.negative).expanduser()).values())
         except (OSError, SafetensorError) as error:
+            if is_of_the_system(error):
+                raise
             raise ValueError(f"reconstructor.negative: expected 'zeros' or a safetensors file, got {self.negative!r} "
                              f"({error}). Save what KandinskyV22PriorPipeline.get_zero_embed returns.") from error
         if len(found) != 1 or found[0].numel() != width:

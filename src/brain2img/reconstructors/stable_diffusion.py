@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from brain2img.artifacts import digest
+from brain2img.artifacts import digest, is_of_the_system
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
 from brain2img.pretrained.loading import device_of, load_config, load_diffusers
@@ -100,6 +100,8 @@ class StableDiffusion(Reconstructor):
             found = {"unet": UNet2DConditionModel.load_config(locate(self.model), subfolder="unet"),
                      "vae": AutoencoderKL.load_config(locate(self.model), subfolder="vae")}
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
         return {**found, "text": load_config(CLIPTextConfig, self.model, what="reconstructor.model",
                                              subfolder="text_encoder").to_dict()}

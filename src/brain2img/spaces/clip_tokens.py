@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from brain2img.artifacts import digest
+from brain2img.artifacts import digest, is_of_the_system
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.records import EmbeddingSpec, Stimuli
@@ -79,6 +79,8 @@ class CLIPTokens(Space):
                 raise FileNotFoundError(f"no config.json in {folder}.")
             config = CLIPConfig.from_pretrained(locate(self.model))
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
         return config.vision_config if self.of == "image" else config.text_config
 
@@ -91,6 +93,8 @@ class CLIPTokens(Space):
             network, found = cls.from_pretrained(locate(self.model), config=self._config, dtype=torch.float32,
                                                  use_safetensors=True, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
         wrong = {what: sorted(map(str, found[f"{what}_keys"])) for what in ("missing", "mismatched")}
         log.info("space %s: %d weights of %s matched, %d missing, %d of another shape; %d are of its other half",
@@ -109,6 +113,8 @@ class CLIPTokens(Space):
         try:
             return AutoTokenizer.from_pretrained(locate(self.model), trust_remote_code=False)
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from brain2img.artifacts import digest
+from brain2img.artifacts import digest, is_of_the_system
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.loading import device_of
@@ -87,6 +87,8 @@ class Layers(Space):
         try:
             network = timm.create_model(model, pretrained=self.pretrained is not False)
         except (RuntimeError, OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: {said} "

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brain2img.artifacts import digest
+from brain2img.artifacts import digest, is_of_the_system
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.loading import device_of
@@ -57,6 +57,8 @@ class NetworkLayer(Space):
                 network = timm.create_model(f"local-dir:{folder}" if folder.is_dir() else self.model,
                                             pretrained=self.pretrained)
         except (RuntimeError, OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise ValueError(
                 f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: "
                 f"{str(error).splitlines()[0]} Give a name of timm.list_pretrained(), a folder with config.json and "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from brain2img.artifacts import digest
+from brain2img.artifacts import digest, is_of_the_system
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.records import EmbeddingSpec, Stimuli
@@ -68,6 +68,8 @@ class TimmModel(Space):
                 torch.manual_seed(0)
                 model = timm.create_model(name, pretrained=self.pretrained, **size)
         except (RuntimeError, OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise ValueError(
                 f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: "
                 f"{str(error).splitlines()[0]} Give a name of timm.list_pretrained(), a folder with config.json and "

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brain2img.artifacts import digest
+from brain2img.artifacts import digest, is_of_the_system
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.loading import load_diffusers
@@ -52,6 +52,8 @@ class VAELatents(Space):
         try:
             config = dict(VQModel.load_config(locate(self.model), subfolder=self.subfolder or None))
         except (OSError, ValueError) as error:
+            if is_of_the_system(error):
+                raise
             raise self._missing(error) from error
         if config["_class_name"] not in AUTOENCODERS:
             raise ValueError(f"space {self.name!r}: expected an autoencoder of {AUTOENCODERS}, got "

@@ -12,8 +12,8 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from brain2img.artifacts import is_out_of_memory
 from brain2img.stages.composing import said_of
-from brain2img.stages.memory import is_out_of_memory
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _OF_A_FILE = {

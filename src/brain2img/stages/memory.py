@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the GPU or of the machine."""
-    # torch.OutOfMemoryError is a RuntimeError; that of the CPU has no class of its own
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory")))
+from brain2img.artifacts import is_out_of_memory
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class EDFSession:
                 epochs = signals[:, window].transpose(1, 0, 2)
                 epochs -= epochs[..., :1 - RAW_TMIN].mean(axis=-1, keepdims=True)
                 yield mne.filter.resample(epochs, up=SFREQ, down=RAW_SFREQ, npad="auto", window="auto", pad="edge",
-                                          verbose="ERROR").astype(np.float32)
+                                          verbose="WARNING").astype(np.float32)
 
 
 def check_flat(path: Path, *, n: int, table: Path) -> np.ndarray:

@@ -179,9 +179,9 @@ def open_recording(file: BIDSFile, *, root: Path, settings: Settings) -> tuple[A
     path = mne_bids.get_bids_path_from_fname(file.path, check=False).update(
         root=root, datatype=settings.datatype, extension=file.extension or ".pdf")
     with naming(file.path):
-        raw = mne_bids.read_raw_bids(path, verbose="ERROR")
+        raw = mne_bids.read_raw_bids(path, verbose="WARNING")
         if file.extension.lower() in (".fif", ".ds", ".set"):  # MNE-BIDS puts what the tables say in place of these
-            own = mne.io.read_raw(file.path, verbose="ERROR", **(
+            own = mne.io.read_raw(file.path, verbose="WARNING", **(
                 {"allow_maxshield": True} if file.extension == ".fif" else {}))
             raw.info["bads"] = [name for name in raw.ch_names if name in {*raw.info["bads"], *own.info["bads"]}]
             for onset, duration, text in zip(own.annotations.onset, own.annotations.duration,
@@ -235,7 +235,7 @@ def _with_positions(raw: Any, montage: str | None, *, path: Path) -> Any:
     if unknown and montage != "auto":
         raise ValueError(f"{path}: expected channels of the montage {name}, got {', '.join(unknown[:_SHOWN])}, which "
                          "it does not know. Choose another with study.recording.montage, or write electrodes.tsv.")
-    return raw if unknown else raw.set_montage(standard, match_case=False, verbose="ERROR")
+    return raw if unknown else raw.set_montage(standard, match_case=False, verbose="WARNING")
 
 
 def known_positions(info: Any) -> np.ndarray | None:
@@ -293,7 +293,7 @@ class BIDSSession:
         for run in self.runs:
             raw, _ = open_recording(run.file, root=self.root, settings=self.settings)
             with naming(run.file.path):
-                raw.load_data(verbose="ERROR")
+                raw.load_data(verbose="WARNING")
             signals = self._cleaned(raw, path=run.file.path)
             yield from epochs(signals, run.samples, sfreq=float(raw.info["sfreq"]), to=self.sfreq,
                               asked=self.settings.asked)
@@ -311,16 +311,16 @@ class BIDSSession:
             if lacking:
                 raise ValueError(f"{path}: expected the channels of study.recording.reference, got none named "
                                  f"{', '.join(lacking)}. Correct study.recording.reference.")
-            raw.set_eeg_reference(names, projection=False, verbose="ERROR")
+            raw.set_eeg_reference(names, projection=False, verbose="WARNING")
         sfreq = float(raw.info["sfreq"])
         lower, upper = settings.band
         if upper is not None and upper >= sfreq / 2:
             upper = None  # nothing is above
         apart = ("edge", "bad_acq_skip")
         if lower or upper:
-            raw.filter(lower, upper, skip_by_annotation=apart, verbose="ERROR")
+            raw.filter(lower, upper, skip_by_annotation=apart, verbose="WARNING")
         if mains := settings.mains(sfreq):
-            raw.notch_filter(mains, skip_by_annotation=apart, verbose="ERROR")
+            raw.notch_filter(mains, skip_by_annotation=apart, verbose="WARNING")
         signals: np.ndarray = raw.get_data(picks=list(self.ch_names))
         return signals
 

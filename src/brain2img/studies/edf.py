@@ -271,7 +271,7 @@ def open_edf(path: Path, *, channels: Sequence[str] | None = None, unit: str | N
               and header.sfreq(channel) not in rates]
     with naming(path):
         read = mne.io.read_raw_bdf if header.width == 3 else mne.io.read_raw_edf
-        raw = read(_with_ending(header), exclude=others, preload=False, verbose="ERROR")
+        raw = read(_with_ending(header), exclude=others, preload=False, verbose="WARNING")
     return raw, mend_edf(raw, path=path, channels=channels, unit=unit)
 
 
@@ -314,9 +314,9 @@ def mend_edf(raw: Any, *, path: Path, channels: Sequence[str] | None = None, uni
     for channel in chosen:
         factor = (channel.volts or UNITS[unit or "V"]) / _KNOWN_TO_MNE.get(channel.unit, 1.0)
         if factor != 1.0:
-            raw.load_data(verbose="ERROR")
+            raw.load_data(verbose="WARNING")
             raw.apply_function(lambda x, factor=factor: x * factor, picks=[names.index(channel.label.lower())],
-                               verbose="ERROR")
+                               verbose="WARNING")
     when = timing(header, sfreq=sfreq)
     if len(when.joints):
         _place_annotations(raw, _annotations(header), when=when, path=path)
@@ -384,6 +384,6 @@ def _place_annotations(raw: Any, found: tuple[np.ndarray, list[tuple[float, floa
         onsets += [joint, joint]
         durations += [0.0, 0.0]
         texts += ["BAD boundary", "EDGE boundary"]
-    raw.set_annotations(mne.Annotations(onsets, durations, texts, orig_time=raw.info["meas_date"]), verbose="ERROR")
+    raw.set_annotations(mne.Annotations(onsets, durations, texts, orig_time=raw.info["meas_date"]), verbose="WARNING")
     log.warning("%s: the recording has %d gaps; trials over them are marked as bad, and %d annotations in them are "
                 "left out", path, len(joints), lost)

@@ -120,9 +120,9 @@ def honour_bad_channels(recording: Any, *, policy: str, what: str, among: Sequen
     ignored = [name for name in info["bads"] if name not in bads]
     info["bads"] = bads
     head_points = len(info["dig"] or ())
-    recording.load_data(verbose="ERROR")
+    recording.load_data(verbose="WARNING")
     recording.interpolate_bads(reset_bads=True, origin="auto" if head_points >= _HEAD_POINTS else _CENTRE,
-                               verbose="ERROR")
+                               verbose="WARNING")
     info["bads"] = ignored
     return bads
 

@@ -125,7 +125,7 @@ def cap_positions(ch_names: Sequence[str]) -> np.ndarray:
     """Return where EEG channels are on MNE's template head, ``(C, 3)`` in metres, head coordinates."""
     import mne
 
-    info = mne.create_info(list(ch_names), 1.0, "eeg", verbose="ERROR").set_montage("colin27_1005", verbose="ERROR")
+    info = mne.create_info(list(ch_names), 1.0, "eeg", verbose="WARNING").set_montage("colin27_1005", verbose="WARNING")
     return np.array([channel["loc"][:3] for channel in info["chs"]])
 
 

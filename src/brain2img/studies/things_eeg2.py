@@ -289,9 +289,9 @@ def _events(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     values = _read_raw(path)
     stim = np.asarray(opened(values["raw_eeg_data"])[list(values["ch_names"]).index("stim")], dtype=float)
-    raw = mne.io.RawArray(stim[None], mne.create_info(["stim"], RAW_SFREQ, "stim"), verbose="error")
+    raw = mne.io.RawArray(stim[None], mne.create_info(["stim"], RAW_SFREQ, "stim"), verbose="WARNING")
     try:
-        events = mne.find_events(raw, stim_channel="stim", verbose="error")
+        events = mne.find_events(raw, stim_channel="stim", verbose="WARNING")
     except ValueError as error:
         raise ValueError(f"{path}: expected codes of images in 'stim', got a channel MNE finds no events in ({error}). "
                          "Fetch the file again.") from error
@@ -341,8 +341,8 @@ def _chain() -> np.ndarray:
 
     samples = np.eye(round((TMAX - TMIN) * RAW_SFREQ) + 1)[:, None]
     info = mne.create_info(1, RAW_SFREQ, "eeg")
-    epochs = mne.EpochsArray(samples, info, tmin=TMIN, baseline=(None, 0), verbose="error")
-    return np.asarray(epochs.resample(SFREQ, verbose="error").get_data(copy=False)[:, 0])
+    epochs = mne.EpochsArray(samples, info, tmin=TMIN, baseline=(None, 0), verbose="WARNING")
+    return np.asarray(epochs.resample(SFREQ, verbose="WARNING").get_data(copy=False)[:, 0])
 
 
 # ---- form "preprocessed"

@@ -45,7 +45,7 @@ class EpochsSession:
         chosen = places(epochs.ch_names, wanted=self.channels, path=self.path)
         for start in range(0, len(self.rows), _CHUNK):
             with naming(self.path):
-                block = epochs[self.rows[start:start + _CHUNK]].get_data(copy=False, verbose="ERROR")
+                block = epochs[self.rows[start:start + _CHUNK]].get_data(copy=False, verbose="WARNING")
             block = block[:, chosen]
             found = spread(block, ch_types=("mag",) * len(chosen))["mag"]
             if not self.any_amplitude and not _Z_SCORED[0] <= found <= _Z_SCORED[1]:
@@ -91,7 +91,7 @@ class CTFSession:
             if dropout is not None:
                 start = round(dropout * RAW_SFREQ)
                 signals[:, start:start + round(_DROPOUT * RAW_SFREQ)] = np.median(signals, axis=1, keepdims=True)
-            signals = mne.filter.filter_data(signals, RAW_SFREQ, *BAND, copy=False, verbose="ERROR")
+            signals = mne.filter.filter_data(signals, RAW_SFREQ, *BAND, copy=False, verbose="WARNING")
             block = np.empty((len(onsets), len(signals), N_TIMES), dtype=np.float32)
             for trial, onset in zip(block, onsets, strict=True):
                 epoch = signals[:, onset + first:onset + first + length]
@@ -108,7 +108,7 @@ def open_epochs(path: Path) -> Any:
         raise ValueError(f"{path}: expected the published epochs of this subject, got no such file. Fetch it, or leave "
                          "the subject out of study.subjects.")
     with naming(path):
-        epochs = mne.read_epochs(path, preload=False, verbose="ERROR")
+        epochs = mne.read_epochs(path, preload=False, verbose="WARNING")
     check_multipliers(epochs.info, chosen=range(len(epochs.ch_names)), path=path)
     return epochs
 
@@ -124,7 +124,7 @@ def open_ctf(path: Path) -> Any:
         raise ValueError(f"{path}: expected a folder that ends in .ds, as MNE wants it, got {path.suffix!r}. Rename "
                          "it.")
     with naming(path):
-        raw = mne.io.read_raw_ctf(path, verbose="ERROR")
+        raw = mne.io.read_raw_ctf(path, verbose="WARNING")
     if abs(raw.info["sfreq"] - RAW_SFREQ) > 1e-3:
         raise ValueError(f"{path}: expected {RAW_SFREQ:g} samples per second, got {raw.info['sfreq']:g}. Give the "
                          "recordings as published.")
