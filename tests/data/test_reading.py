@@ -126,7 +126,8 @@ def test_files_that_are_not_there(tmp_path):
     (bytes(344) + b"n+1\0" + bytes(1000), "got a NIfTI file that is not compressed, .* Rename it to x.nii"),
     (gzip.compress(b"<html>Log in</html>", mtime=0), r"got a web page .*\(Log in\)"),
     (gzip.compress(bytes(9) + b"no format that is known", mtime=0), r"got a truncated or damaged file of"),
-    (gzip.compress(np.random.default_rng(0).bytes(9000), mtime=0)[:4000], r"got a truncated or damaged file of 4000 bytes"),
+    (gzip.compress(np.random.default_rng(0).bytes(9000), mtime=0)[:4000],
+     r"got a truncated or damaged file of 4000 bytes"),
 ])
 def test_what_is_behind_gzip(tmp_path, content, message):
     path = tmp_path / "x.nii.gz"
