@@ -161,5 +161,5 @@ def test_missing_and_pickled_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"model: expected the folder of a KandinskyV22Pipeline.*nowhere"):
         made(tmp_path / "nowhere").check(SPECS)
     tiny_pipeline().save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(ValueError, match=r"expected the folder of a KandinskyV22Pipeline \(safetensors\)"):
+    with pytest.raises(ValueError, match=r"expected a KandinskyV22Pipeline of diffusers \(safetensors\)"):
         pictures(made(tmp_path))

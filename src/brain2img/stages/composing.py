@@ -34,6 +34,7 @@ TARGETS = (
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher")
 """What Hydra may build, whoever asks for it."""
 _SHOWN = ("runtime", "overrides")  # what Hydra writes down of a command, not settings
+_ROOT = "prepare"  # has a choice of every group
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
@@ -110,14 +111,20 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     @functools.wraps(load)
     def load_configuration(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode,
                            from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
-        def composed(some: list[str]) -> DictConfig:
-            return load(self, config_name, some, run_mode, from_shell, validate_sweep_overrides)
+        def composed(some: list[str], root: str | None = config_name) -> DictConfig:
+            return load(self, root, some, run_mode, from_shell, validate_sweep_overrides)
+
+        def without_files(typed: list[str]) -> DictConfig:
+            try:
+                return composed(typed)
+            except HydraException:  # a root that needs a choice, as download its study
+                return composed(typed, _ROOT)
 
         try:
             check_overrides(overrides, sweeps=run_mode == RunMode.MULTIRUN)
             cfg = composed(overrides)
             typed = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/", "hydra="))]
-            _check(cfg.hydra, composed(typed).hydra if len(typed) < len(overrides) else cfg.hydra)
+            _check(cfg.hydra, without_files(typed).hydra if len(typed) < len(overrides) else cfg.hydra)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError,
                 ValueError) as error:
             message = str(error) if isinstance(error, RefusedError) else said_of(error)
@@ -173,7 +180,7 @@ def _check(got: DictConfig, own: DictConfig) -> None:
 def _settings(node: DictConfig) -> dict[str, Any]:
     """Return the settings of Hydra as they are written, without what it notes of a command."""
     found: Any = OmegaConf.to_container(node, resolve=False)
-    found["job"] = {k: v for k, v in found["job"].items() if k != "override_dirname"}
+    found["job"] = {k: v for k, v in found["job"].items() if k not in ("override_dirname", "config_name")}
     return {k: v for k, v in found.items() if k not in _SHOWN}
 
 
