@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -243,6 +244,18 @@ def test_who_slept_too_long_is_interrupted_and_cannot_finish(tmp_path, monkeypat
     assert not (tmp_path / "run" / "manifest.json").exists()
     folder.release()
     assert "elsewhere" in file.read_text(), "the claim of the other one stays"
+
+
+def test_nobody_is_interrupted_where_the_whole_place_was_removed(tmp_path, monkeypatch):
+    interrupted = []
+    monkeypatch.setattr(owner._thread, "interrupt_main", lambda: interrupted.append(1))
+    folder = open_folder(tmp_path / "outputs" / "run", **ASKED)
+    file = beside(tmp_path / "outputs" / "run", "owner")
+    shutil.rmtree(tmp_path / "outputs")
+    owner._sign(file, owner._held[file])
+    assert not interrupted
+    with pytest.raises(ValueError, match="expected to be the only one at work there"):
+        folder.finish()
 
 
 def test_without_hard_links_and_with_a_lost_answer(tmp_path, monkeypatch):

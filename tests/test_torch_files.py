@@ -68,14 +68,14 @@ def test_what_is_there_instead_is_said(tmp_path):
     path = tmp_path / "a.pt"
     for content, said in [(b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
                           (b"<!DOCTYPE html><html>", "a web page"),
-                          (b"", "a damaged file of 0 bytes.*Download it again"),
-                          (b"garbage", "a damaged file of 7 bytes.*Download it again")]:
+                          (b"", "an empty one.*Download it again"),
+                          (b"garbage", "damaged file of 7 bytes.*Download it again")]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"weights a.pt: expected .*{said}"):
             read(path)
     torch.save({"w": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(ValueError, match="expected a whole checkpoint, got a damaged file"):
+    with pytest.raises(ValueError, match="expected a whole checkpoint, got a truncated or damaged file"):
         read(path)
 
 

@@ -143,6 +143,8 @@ def test_a_split_that_divides_a_picture_is_refused_or_its_copies_are_dropped(tmp
     with pytest.raises(ValueError, match=r"study twice: expected every stimulus in one split, got 3 in several under "
                                          r"different ids \('train-1' in train is 'test-9' in test\).*duplicates=drop"):
         split_of(study)
+    with pytest.raises(ValueError, match=r"got 1 in several .* \('train-2' in train is 'val-7' in val\)\. Results"):
+        split_of(prepared(tmp_path / "val", copies={7: 2}))
     assert list(split_of(study, duplicates="keep").values()) == SPLITS
     dropped = split_of(study, duplicates="drop")
     assert {s for s, split in dropped.items() if split == "unused"} == {"train-1", "train-2", "val-6", "test-11"}

@@ -123,7 +123,7 @@ def test_gradiometers_that_share_a_place(fake: FakeOutputs):
 
 
 def test_missing_summary_is_explained(tmp_path):
-    with pytest.raises(ValueError, match=r"expected summary\.json in .* Run the evaluate stage"):
+    with pytest.raises(ValueError, match=r"summary\.json: expected a whole .* got nothing there.* Run the evaluate"):
         write_report(tmp_path)
 
 

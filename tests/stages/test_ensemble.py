@@ -11,7 +11,7 @@ import pytest
 from made_outputs import CONDITIONS, make
 from omegaconf import OmegaConf
 
-from brain2img.artifacts import Predictions, open_folder, write_array
+from brain2img.artifacts import Predictions, keep_contents, open_folder, write_array
 from brain2img.spaces.pixels import Pixels
 from brain2img.stages.ensemble import ensemble
 from brain2img.stages.evaluate import evaluate
@@ -65,6 +65,7 @@ def test_the_mean_of_unit_vectors_is_written_and_scored_as_any_decoder(members):
 def other_rows(folder: Path, **changes) -> None:
     rows = pd.read_parquet(folder / "rows.parquet")
     rows.assign(**changes).to_parquet(folder / "rows.parquet")
+    keep_contents(folder)
 
 
 def test_messages(members):
@@ -81,6 +82,7 @@ def test_messages(members):
     spaces = json.loads((folder / "spaces.json").read_text())
     spaces["pixels"]["spec"]["uid"] = "another"
     (folder / "spaces.json").write_text(json.dumps(spaces))
+    keep_contents(folder)
     with pytest.raises(ValueError, match=r"'pixels': expected the same weights and shape in .*another"):
         ensemble(OmegaConf.merge(cfg, {"name": "third"}))
     work = open_folder(root / "predictions" / "c" / "decoded", stage="predict", config={}, inputs={})

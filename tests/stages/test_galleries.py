@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from made_outputs import TARGET, judged, make
 
+from brain2img.artifacts import keep_contents
 from brain2img.metrics.retrieval import Retrieval
 from brain2img.records import Decoded, EmbeddingSpec
 from brain2img.stages.evaluate import evaluate
@@ -70,6 +71,7 @@ def test_evaluate_refuses_a_study_whose_test_pictures_are_not_all_different(tmp_
     array = np.load(path)
     array[7] = array[3]
     np.save(path, array)
+    keep_contents(path.parent)
     with pytest.raises(ValueError, match=r"gallery of study s, space 'pixels': expected every picture once, got 1 "
                                          r"again \('test-07' is 'test-03'\)\. Give them one stimulus id"):
         evaluate(judged(cfg))

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from brain2img.artifacts import keep_contents
+
 STUDY = ["experiment=scenes_eeg/atm", "study.n_subjects=3", "study.n_train=24", "study.n_val=8", "study.n_sessions=1",
          "study.repetitions={train:1,val:1,test:1}", "study.recording.sfreq=125", "data.min_trials=5",
          "data.noise_normalise=false", "data.channels=[O1,Oz,O2,PO7,PO8]", "space=[attributes]",
@@ -50,10 +52,12 @@ def rewrite(shared):
         signals = values["subjects"][subject]
         signals |= {key: value(signals[key]) for key, value in changes.items()}
         path.write_text(json.dumps(values))
+        keep_contents(path.parent)
 
     yield change
     if path:
         path.write_text(before)
+        keep_contents(path.parent)
 
 
 def swapped(names):

@@ -28,6 +28,10 @@ def test_which_library_says_it():
     text = warnings.formatwarning("units\nare odd", RuntimeWarning, f"{SITE}/mne/io/edf.py", 7, "warn('x')")
     assert said_by(record(text, name="py.warnings", path=warnings.__file__)) == (
         "mne", "units\nare odd (RuntimeWarning, edf.py)")
+    own = str(Path(sys.modules["brain2img"].__path__[0]) / "studies" / "edf.py")  # MNE warns in the name of its caller
+    text = warnings.formatwarning("filter is long", RuntimeWarning, own, 7, "filter_data(x)")
+    assert said_by(record(text, name="py.warnings", path=warnings.__file__)) == (
+        "Python", "filter is long (RuntimeWarning, edf.py)")
 
 
 def test_each_is_shown_once_and_short():

@@ -202,7 +202,7 @@ def test_files_without_signals_or_with_the_ending_of_another_kind_are_refused(tm
     with pytest.raises(ValueError, match=r"b\.edf: expected a name that ends in \.bdf, for that is what the file is"):
         open_edf(path)
     (tmp_path / "c.edf").write_bytes(b"nothing of the kind" * 40)
-    with pytest.raises(ValueError, match=r"c\.edf: expected a whole recording, got a damaged one"):
+    with pytest.raises(ValueError, match=r"c\.edf: expected a whole recording, got a truncated or damaged file"):
         open_edf(tmp_path / "c.edf")
 
 

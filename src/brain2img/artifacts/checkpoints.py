@@ -81,8 +81,9 @@ def read_torch_file(path: Path, *, what: str, cure: str) -> Any:
 
 def _damaged(path: Path, error: Exception, *, what: str, cure: str) -> ValueError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ValueError(f"{what}: expected a whole checkpoint, got a damaged file of {path.stat().st_size} bytes that "
-                      f"cannot be read ({reason}). {cure}")
+    size = path.stat().st_size
+    got = f"a truncated or damaged file of {size} bytes" if size else "an empty one"
+    return ValueError(f"{what}: expected a whole checkpoint, got {got} ({reason}). {cure}")
 
 
 @cache

@@ -345,6 +345,8 @@ def _sign(file: Path, mine: _Held) -> None:
                 opened.write(mine.text)
                 return
         mine.lost = True
+    if found is None:  # with all that lay there: what is still written there fails by itself, if anything is
+        return
     log.error("%s: another command took over; this one gave no sign of life for too long and ends.", file)
     if mine.thread() is threading.main_thread():
         _thread.interrupt_main()

@@ -100,7 +100,8 @@ def read_json(path: Path, *, keys: Sequence[str] = (), kind: type = dict, advice
         names: dict[type, str] = {dict: "an object", list: "a list"}
         raise ValueError(f"{path}: expected {names[kind]} of JSON, got {names.get(type(value), repr(value)[:40])}. "
                          f"{advice}")
-    if missing := [key for key in keys if key not in value]:
+    holds: Any = value  # an object or a list
+    if missing := [key for key in keys if key not in holds]:
         raise ValueError(f"{path}: expected the keys {list(keys)}, got none of {missing}. {advice}")
     return value
 

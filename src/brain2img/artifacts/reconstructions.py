@@ -21,7 +21,7 @@ class Reconstructions:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, what="reconstructions")
-        self.index = read_table(self.folder / "index.parquet", columns=("subject", "stimulus_id", "row", "file"))
+        self.index = read_table(self.folder / "index.parquet", columns=("subject", "stimulus_id", "file"))
 
     def images(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return ``(n, h, w, 3)`` uint8 images of the given rows of `index` (all by default)."""

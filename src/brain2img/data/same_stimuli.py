@@ -222,13 +222,13 @@ def settle(trials: pd.DataFrame, *, same_as: Mapping[str, str], duplicates: str,
     crossing = copies[copies["rank"] < highest]
     if duplicates == "refuse":
         if len(crossing):
-            low = crossing.iloc[0]
+            low = crossing.iloc[highest[crossing.index].argmax()]  # of those in the test split, if any
             high = copies[(copies["group"] == low["group"]) & (copies["rank"] > low["rank"])].iloc[-1]
             raise ValueError(
                 f"{what}: expected every stimulus in one split, got {crossing['group'].nunique()} in several under "
                 f"different ids ({low['stimulus_id']!r} in {low['split']} is {high['stimulus_id']!r} in "
-                f"{high['split']}). Test results would be leaked: correct the study, or leave the copies out of "
-                "training with split.duplicates=drop (split.duplicates=keep takes them for different stimuli).")
+                f"{high['split']}). Results of that split would be leaked: correct the study, or leave the copies out "
+                "of training with split.duplicates=drop (split.duplicates=keep takes them for different stimuli).")
         return split
     kept = copies[(copies["rank"] == highest) & (highest > 0)]
     again = kept[kept.duplicated("group")]

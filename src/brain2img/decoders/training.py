@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brain2img.artifacts import read_torch_file
+from brain2img.artifacts import read_torch_file, reading
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +161,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ValueError
         If the file is missing, damaged or changed since it was written.
     """
-    if not path.exists():
-        raise ValueError(f"checkpoint {path}: expected a trained model, got nothing. Run the train stage first.")
+    with reading(path, "a trained model"):
+        pass  # it is there, a file that this user may read, and as it was written
     found = read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
     if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
         got = f"one with {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__

@@ -187,7 +187,8 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         path = self.folder / "summary.json"
-        self.summary: dict[str, Any] = read_json(path)
+        self.summary: dict[str, Any] = read_json(
+            path, advice="Run the evaluate stage, with overwrite=true where the file is damaged.")
         root = (self.folder / self.summary.get("outputs", "../..")).resolve()
         self.members = [Member(entry, root=root) for entry in self.summary.get("members", [])]
         if not self.members:

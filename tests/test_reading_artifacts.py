@@ -38,7 +38,8 @@ READERS = {
     "x.npz": (read_arrays, lambda p: np.savez(p, a=np.arange(50)), ".npz file"),
     "x.safetensors": (read_tensors, lambda p: save_file({"a": np.arange(50)}, p), "safetensors file"),
     "x.png": (read_picture, lambda p: Image.fromarray(PICTURE).save(p), "picture"),
-    "x.ckpt": (read_checkpoint, lambda p: torch.save({"a": torch.arange(50)}, p), "(trained model|checkpoint)"),
+    "x.ckpt": (read_checkpoint, lambda p: torch.save({"state_dict": {"a": torch.arange(50)}}, p),
+               "(trained model|checkpoint)"),
 }
 ASKED = {"stage": "train", "config": {"lr": 0.1}, "inputs": {"prepared": "a"}}
 
