@@ -9,10 +9,12 @@ responses and rhythms), below what drifts and movements do to most of the channe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from brain2img.data.sessions import Session
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,20 @@ def _guess(found: float, kind: _Kind) -> str:
     off = {words: abs(np.log10(found * factor / kind.typical)) for words, factor in factors.items()}
     best = min(off, key=lambda words: off[words])
     return f", which looks like {best}" if off[best] < 1.5 else ""
+
+
+@dataclass(frozen=True, eq=False)
+class PlausibleSession:
+    """Reads a session and refuses blocks of an amplitude that no head has, before they are written."""
+
+    session: Session
+    ch_types: Sequence[str]
+    what: str
+    cure: str
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Yield the blocks of the session."""
+        for block in self.session():
+            if block.ndim == 3 and block.shape[1] == len(self.ch_types):  # other shapes are refused where it is written
+                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=self.cure)
+            yield block

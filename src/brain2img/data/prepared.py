@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from brain2img.artifacts import (
     write_json,
     write_table,
 )
-from brain2img.data.amplitudes import SI, check_amplitude
+from brain2img.data.amplitudes import SI, PlausibleSession
 from brain2img.data.images import PACKED, StimulusImages
 from brain2img.data.same_stimuli import content, notice
 from brain2img.data.sessions import Session, write_sessions
@@ -46,22 +45,6 @@ _IMAGES_AT_A_TIME = 64
 _TYPES = {"V": "eeg", "T": "mag", "T/m": "grad"}
 _CURE = "Correct the unit in the files"
 _SWITCH = ", or, where you know that the numbers are right, go on with study.quality.amplitudes=keep"
-
-
-@dataclass(frozen=True, eq=False)
-class _Plausible:
-    """Reads a session and refuses blocks of an amplitude that no head has, before they are written."""
-
-    session: Session
-    ch_types: Sequence[str]
-    what: str
-    cure: str
-
-    def __call__(self) -> Iterator[np.ndarray]:
-        for block in self.session():
-            if block.ndim == 3 and block.shape[1] == len(self.ch_types):  # other shapes are refused where it is written
-                check_amplitude(block, ch_types=self.ch_types, what=self.what, cure=self.cure)
-            yield block
 
 
 class PreparedWriter:
@@ -145,10 +128,10 @@ class PreparedWriter:
         trials = trials[list(TRIAL_COLUMNS)]
         physical = spec.modality in ("eeg", "meg") and set(spec.units.split(" and ")) <= set(SI) and not spec.whitened
         if physical and not self.any_amplitude:
-            sessions = [_Plausible(session, ch_types=spec.ch_types or (_TYPES[spec.units],) * spec.n_channels,
-                                   what=f"signals of subject {spec.subject!r}{f', session {label!r}' if label else ''}",
-                                   cure=_CURE if self.any_amplitude is None else _CURE + _SWITCH)
-                        for session, label in zip(sessions, counts, strict=True)]
+            what, cure = f"signals of subject {spec.subject!r}", _CURE + ("" if self.any_amplitude is None else _SWITCH)
+            types = spec.ch_types or (_TYPES[spec.units],) * spec.n_channels
+            sessions = [PlausibleSession(session, ch_types=types, what=f"{what}, session {label!r}" if label else what,
+                                         cure=cure) for session, label in zip(sessions, counts, strict=True)]
         write_sessions(self.out / f"signals_{name}.npy", shape=(len(trials), spec.n_channels, spec.n_times),
                        names=list(counts), counts=list(counts.values()), sessions=sessions, jobs=jobs,
                        identity=digest([spec.to_json(), trials.astype(str).to_dict("list")]),
