@@ -43,7 +43,8 @@ KINDS = {
     "GPU memory": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "Lower batch_size"),
     "GPU": (RuntimeError("CUDA error: no kernel image is available for execution"), "GPU: expected one that works"),
     "extra": (ModuleNotFoundError("No module named 'submitit'", name="submitit"),
-              'library submitit: expected it to be installed, got none. Install it: pip install "brain2img[slurm]"'),
+              'library submitit: expected it to be installed, got none. Install it: make install, or pip install '
+              '".[slurm]", in the folder of brain2img'),
     "library": (ModuleNotFoundError("No module named 'foo_bar.x'", name="foo_bar.x"), "pip install foo-bar"),
     "broken library": (ImportError("/x/libtorchaudio.so: undefined symbol: torch_exception", name="torchaudio"),
                        "library torchaudio: expected one that loads, got: /x/libtorchaudio.so: undefined symbol"),
