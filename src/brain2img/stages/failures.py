@@ -99,7 +99,8 @@ def _of_a_library(error: BaseException, first: str) -> str:
     name = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and name:
         extra = extra_of(name)
-        how = f'make install, or pip install ".[{extra}]", in the folder of brain2img' if extra else f"pip install {name.replace('_', '-')}"
+        how = (f'make install, or pip install ".[{extra}]", in the folder of brain2img' if extra else
+               f"pip install {name.replace('_', '-')}")
         return f"library {name}: expected it to be installed, got none. Install it: {how}"
     return (f"library {name or 'of Python'}: expected one that loads, got: {first}. It is broken or was built for "
             "another version of what it stands on: install the versions of the lock again (make install).")
