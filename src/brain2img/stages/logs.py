@@ -84,8 +84,8 @@ def said_by(record: logging.LogRecord) -> tuple[str, str]:
     found = _WARNING.match(text)  # as Python formats one
     if found is None:
         return "Python", text
-    # where a library warns in the name of who called it, this is a line of ours
     said = f"{found['text'].strip()} ({found['category']}, {Path(found['path']).name})"
+    # where a library warns in the name of who called it, this is a line of ours
     return library_of(found["path"]) or "Python", said
 
 
