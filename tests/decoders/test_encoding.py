@@ -88,7 +88,7 @@ def test_it_is_the_same_after_saving(toy, tmp_path):
     other = {name: dataclasses.replace(spec, n_times=4) for name, spec in data.specs.items()}
     with pytest.raises(ValueError, match="expected a model of subjects"):
         EncodingModel(specs=other, targets=data.target_specs).load(tmp_path)
-    with pytest.raises(ValueError, match=r"expected encoding\.npz, got nothing"):
+    with pytest.raises(ValueError, match=r"encoding\.npz: expected a whole .* file, got nothing there"):
         again.load(tmp_path / "elsewhere")
 
 

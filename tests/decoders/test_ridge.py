@@ -56,7 +56,7 @@ def test_weights_of_other_signals_are_refused(toy, tmp_path):
     fitted(data, tmp_path).save(tmp_path)
     with pytest.raises(ValueError, match=r"expected weights \(8, 4\) for subject 'sub-01'.* got \(13, 4\)"):
         Ridge(specs=other.specs, targets=other.target_specs).load(tmp_path)
-    with pytest.raises(ValueError, match=r"expected ridge\.json, got nothing"):
+    with pytest.raises(ValueError, match=r"ridge\.json: expected a whole .* file, got nothing there"):
         Ridge(specs=data.specs, targets=data.target_specs).load(tmp_path / "nowhere")
 
 

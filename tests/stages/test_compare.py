@@ -28,7 +28,7 @@ def test_the_table_is_printed_and_written(command, composed, outputs):
     assert "**scenes_fmri: top-1 of 20, in clip, image from brain, 2 repetitions averaged**" in text
     folder = outputs / "compare" / "side"
     assert {p.name for p in folder.iterdir()} == {"compare.md", "compare.csv", "compare.parquet", "compare.png",
-                                                  "compare.html", "manifest.json"}
+                                                  "compare.html", "contents.json", "manifest.json"}
     table = pd.read_parquet(folder / "compare.parquet")
     assert table["decoder"].tolist() == ["mindbridge", "ridge"]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "compare.csv")[["run", "value"]], table[["run", "value"]])

@@ -216,13 +216,13 @@ class Split:
 
 
 def number_of_folds(split: Mapping[str, Any], trials: pd.DataFrame, *, concepts: Mapping[str, str | None],
-                    same_as: Mapping[str, str]) -> int:
+                    same_as: Mapping[str, str] | None = None) -> int:
     """Return how many folds the ``split`` of a configuration has on the trials of the chosen subjects."""
     kind = split["kind"]
     if kind == "kfold":
         return int(split.get("n_folds", 1))
     if kind == "leave_one_stimulus_out":
-        same_as = {} if split.get("duplicates") == "keep" else same_as
+        same_as = None if split.get("duplicates") == "keep" else same_as
         return len(set(units(trials, by="stimulus", concepts=concepts, same_as=same_as, what="split").values()))
     return trials["subject"].nunique() if kind in OVER_SUBJECTS else 1
 

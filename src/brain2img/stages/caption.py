@@ -112,8 +112,8 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
                 texts = captioner.caption(needed)
             known |= zip(new.iloc[part], texts, strict=True)
             with waiting(60), claim(store):  # runs of other names add to it, too
-                known |= {**_known(store), **known}
-                write_json(store, {"captions": known, "digest": digest(known)})
+                kept = {**_known(store), **known}
+                write_json(store, {"captions": kept, "digest": digest(kept)})
     return keys
 
 
