@@ -80,7 +80,8 @@ def read_torch_file(path: Path, *, what: str, cure: str) -> Any:
 
 
 def _damaged(path: Path, error: Exception, *, what: str, cure: str) -> ValueError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # beside advice to read it without care
+    reason = unpickler[1] if unpickler else str(error).partition("\n")[0] or type(error).__name__
     size = path.stat().st_size
     got = f"a truncated or damaged file of {size} bytes" if size else "an empty one"
     return ValueError(f"{what}: expected a whole checkpoint, got {got} ({reason}). {cure}")
