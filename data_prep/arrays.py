@@ -3,7 +3,7 @@
 python data_prep/arrays.py raw=<folder> study.modality=eeg study.units=uV study.sfreq=250 study.tmin=-0.2
 """
 
-from brain2img.stages.command_line import prepare_study
+from brain2img.command_line.arguments import prepare_study
 
 if __name__ == "__main__":
     prepare_study("arrays")

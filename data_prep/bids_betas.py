@@ -4,7 +4,7 @@ python data_prep/bids_betas.py raw=<dataset>
 python data_prep/bids_betas.py raw=<dataset> study.maps.derivative=derivatives/glmsingle study.entities.space=T1w
 """
 
-from brain2img.stages.command_line import prepare_study
+from brain2img.command_line.arguments import prepare_study
 
 if __name__ == "__main__":
     prepare_study("bids_betas")

@@ -3,7 +3,7 @@
 python data_prep/digit69.py raw=<digit69_28x28.mat>
 """
 
-from brain2img.stages.command_line import prepare_study
+from brain2img.command_line.arguments import prepare_study
 
 if __name__ == "__main__":
     prepare_study("digit69")

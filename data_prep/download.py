@@ -9,13 +9,13 @@ python data_prep/download.py study=things_meg only=[epochs,design]
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="download")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.download import download
-    from brain2img.stages.run import run
 
     run(download, cfg, collective=True)
 

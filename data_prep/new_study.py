@@ -9,13 +9,13 @@ Replace its files by yours; README.txt in it explains each. It says how to check
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="new_study")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.new_study import new_study
-    from brain2img.stages.run import run
 
     run(new_study, cfg, collective=True)
 

@@ -4,7 +4,7 @@ python data_prep/scenes.py
 python data_prep/scenes.py study=scenes_eeg study.n_subjects=10
 """
 
-from brain2img.stages.command_line import prepare_study
+from brain2img.command_line.arguments import prepare_study
 
 if __name__ == "__main__":
     prepare_study("scenes_fmri")

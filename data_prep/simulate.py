@@ -9,12 +9,12 @@ It says how to run the pipeline on what it wrote.
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="simulate")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
+    from brain2img.command_line.run import run
     from brain2img.stages.simulate import simulate
 
     run(simulate, cfg, collective=True)

@@ -4,7 +4,7 @@ python data_prep/things_eeg2.py raw=<folder>
 python data_prep/things_eeg2.py raw=<folder> study.form=preprocessed study.subjects=[1,2] study.jobs=2
 """
 
-from brain2img.stages.command_line import prepare_study
+from brain2img.command_line.arguments import prepare_study
 
 if __name__ == "__main__":
     prepare_study("things_eeg2")

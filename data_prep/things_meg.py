@@ -4,7 +4,7 @@ python data_prep/things_meg.py raw=<ds004212>
 python data_prep/things_meg.py raw=<ds004212> study.form=ctf study.jobs=2
 """
 
-from brain2img.stages.command_line import prepare_study
+from brain2img.command_line.arguments import prepare_study
 
 if __name__ == "__main__":
     prepare_study("things_meg")

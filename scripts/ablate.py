@@ -7,13 +7,13 @@ python scripts/ablate.py name=quick ablation.n_seeds=1 trainer.max_epochs=5
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="ablate")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.ablate import ablate
-    from brain2img.stages.run import run
+    from brain2img.analyses.ablate import ablate
+    from brain2img.command_line.run import run
 
     run(ablate, cfg, collective=True)
 

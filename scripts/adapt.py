@@ -9,13 +9,13 @@ python scripts/predict.py run=outputs/train/seven_sub-08_reset_200
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="adapt")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.adapt import adapt
-    from brain2img.stages.run import run
 
     run(adapt, cfg, collective=True)
 

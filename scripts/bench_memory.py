@@ -117,9 +117,9 @@ def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict
     from hydra import compose, initialize_config_dir
 
     from brain2img.artifacts import EmbeddingCache
+    from brain2img.command_line.run import _keep_freed_memory
     from brain2img.data.prepared import PreparedStudy
     from brain2img.stages.build import build_data, build_decoder, plain
-    from brain2img.stages.run import _keep_freed_memory
 
     _keep_freed_memory()  # as every script does
     peak, ended, found = [0], threading.Event(), {}

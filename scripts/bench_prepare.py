@@ -5,7 +5,7 @@
 
 It writes a subject of THINGS-EEG2 (16,710 + 4,056 presentations a session, 64 channels of float64 at 1000 Hz) and one
 of NSD (750 int16 volumes of 81 x 104 x 83 a session, 15,724 voxels of nsdgeneral) with the writers of
-`brain2img.data.simulate`, form by form, and deletes each before the next: 20 GB of disk are needed at a time.
+`brain2img.simulate`, form by form, and deletes each before the next: 20 GB of disk are needed at a time.
 
 - **prepare** is `Study.prepare`, modules imported before the clock starts.
 - **floor** reads the raw files from end to end with NumPy (.nii.gz through `gzip`, as preparing does) and writes an
@@ -278,9 +278,9 @@ def write_eeg(raw: Path, *, form: str, sessions: int) -> None:
     import pandas as pd
 
     from brain2img.data.prepared import PreparedStudy
-    from brain2img.data.simulate.sensors import EEG_CHANNELS
-    from brain2img.data.simulate.things_eeg2_files import N_TIMES, SFREQ, TMIN, write_things_eeg2
     from brain2img.records import SignalSpec, Stimuli
+    from brain2img.simulate.sensors import EEG_CHANNELS
+    from brain2img.simulate.things_eeg2_files import N_TIMES, SFREQ, TMIN, write_things_eeg2
 
     del form
     rng = np.random.default_rng(0)
@@ -330,8 +330,8 @@ def write_eeg(raw: Path, *, form: str, sessions: int) -> None:
 
 def write_nsd(raw: Path, *, form: str, sessions: int) -> None:
     """Write subject 1 of an NSD of few sessions, each of the real size."""
-    from brain2img.data.simulate.nsd import SimulatedNSD
-    from brain2img.data.simulate.nsd_files import write_published
+    from brain2img.simulate.nsd import SimulatedNSD
+    from brain2img.simulate.nsd_files import write_published
 
     sim = SimulatedNSD(subjects=(1,), n_sessions=sessions, trials_per_session=TRIALS[form], n_shared=25 * sessions,
                        n_voxels=2000, n_general=SHAPE[form][0], volume_shape=VOLUME, image_size=64)

@@ -89,13 +89,13 @@ def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, cloc
     """Train `model` for some steps, in turns with its floor."""
     import torch
 
+    from brain2img.analyses.counting import count
+    from brain2img.command_line.run import _keep_freed_memory
     from brain2img.decoders.callbacks import AveragedWeights
     from brain2img.decoders.deep import DeepDecoder
     from brain2img.decoders.module import DeepModule
-    from brain2img.decoders.training import own_randomness
+    from brain2img.decoders.settings import own_randomness
     from brain2img.stages.build import build_decoder
-    from brain2img.stages.counting import count
-    from brain2img.stages.run import _keep_freed_memory
 
     _keep_freed_memory()  # as every script does
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -154,10 +154,10 @@ def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     """Return the training configuration of an experiment, and the signals and embeddings it is for."""
     from hydra import compose, initialize_config_dir
 
+    from brain2img.analyses.counting import embeddings_of, signals_of
     from brain2img.data.prepared import PreparedStudy
     from brain2img.interfaces import Study
     from brain2img.stages.build import build, build_spaces, plain
-    from brain2img.stages.counting import embeddings_of, signals_of
     from brain2img.stages.workspace import training_config
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):

@@ -7,13 +7,13 @@ python scripts/caption.py run=outputs/train/demo/eeg_atm captioner=[prefix_small
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="caption")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.caption import caption
-    from brain2img.stages.run import run
 
     run(caption, cfg)
 

@@ -8,13 +8,13 @@ It prepares the study, draws figures and prints the command that runs the whole 
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="check")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.check import check
-    from brain2img.stages.run import run
 
     run(check, cfg, collective=True)
 

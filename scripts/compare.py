@@ -10,13 +10,13 @@ repetitions stand in different tables.
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="compare")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.compare import compare
-    from brain2img.stages.run import run
+    from brain2img.analyses.compare import compare
+    from brain2img.command_line.run import run
 
     run(compare, cfg, collective=True)
 

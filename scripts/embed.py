@@ -7,13 +7,13 @@ python scripts/embed.py study=scenes_fmri space=[clip_vit_h14,pixels]
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="embed")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.embed import embed
-    from brain2img.stages.run import run
 
     run(embed, cfg)
 

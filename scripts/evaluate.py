@@ -7,13 +7,13 @@ python scripts/evaluate.py run=outputs/train/demo/fmri_mindbridge
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.evaluate import evaluate
-    from brain2img.stages.run import run
 
     run(evaluate, cfg, collective=True)
 

@@ -8,13 +8,13 @@ python scripts/reconstruct.py run=outputs/train/demo/fmri_ridge prior=affine ove
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="fit_prior")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.fit_prior import fit_prior
-    from brain2img.stages.run import run
 
     run(fit_prior, cfg)
 

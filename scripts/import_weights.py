@@ -11,13 +11,13 @@ python scripts/import_weights.py weights=<file>.pth layout=atm experiment=publis
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="import_weights")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.import_weights import import_weights
-    from brain2img.stages.run import run
 
     run(import_weights, cfg)
 

@@ -7,13 +7,13 @@ python scripts/importance.py run=outputs/train/scenes/vit3d importance.method=oc
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="importance")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.importance import importance
-    from brain2img.stages.run import run
+    from brain2img.analyses.importance import importance
+    from brain2img.command_line.run import run
 
     run(importance, cfg)
 

@@ -11,13 +11,13 @@ python scripts/legacy_last_epochs_mean.py run=outputs/train/old_table last_epoch
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="legacy_last_epochs_mean")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.legacy_last_epochs_mean import legacy_last_epochs_mean
-    from brain2img.stages.run import run
+    from brain2img.analyses.legacy_last_epochs_mean import legacy_last_epochs_mean
+    from brain2img.command_line.run import run
 
     run(legacy_last_epochs_mean, cfg)
 

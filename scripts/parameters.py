@@ -11,13 +11,13 @@ where live and dead parameters do not add up to the published total and the expe
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="parameters")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.parameters import parameters
-    from brain2img.stages.run import run
+    from brain2img.analyses.parameters import parameters
+    from brain2img.command_line.run import run
 
     run(parameters, cfg, collective=True)
 

@@ -9,13 +9,13 @@ python scripts/pipeline.py experiment=digit69 study.raw=<digit69_28x28.mat>
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="pipeline")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.pipeline import pipeline
-    from brain2img.stages.run import run
+    from brain2img.command_line.run import run
+    from brain2img.pipeline import pipeline
 
     run(pipeline, cfg, collective=True)
 

@@ -8,13 +8,13 @@ python scripts/prepare.py study=digit69 study.raw=<digit69_28x28.mat>
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.prepare import prepare
-    from brain2img.stages.run import run
 
     run(prepare, cfg)
 

@@ -7,13 +7,13 @@ python scripts/reconstruct.py run=outputs/train/demo/eeg_atm reconstructor=[near
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="reconstruct")
 def main(cfg: DictConfig) -> None:
+    from brain2img.command_line.run import run
     from brain2img.stages.reconstruct import reconstruct
-    from brain2img.stages.run import run
 
     run(reconstruct, cfg)
 

@@ -8,13 +8,13 @@ python scripts/regions.py run=<run> "regions.sets={early:[V1,V2,V3],late:[FFA,PP
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="regions")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.regions import regions
-    from brain2img.stages.run import run
+    from brain2img.analyses.regions import regions
+    from brain2img.command_line.run import run
 
     run(regions, cfg)
 

@@ -7,13 +7,13 @@ python scripts/repetitions.py experiment=demo/eeg_atm repetition_curve.n_draws=1
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="repetitions")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.repetitions import repetitions
-    from brain2img.stages.run import run
+    from brain2img.analyses.repetitions import repetitions
+    from brain2img.command_line.run import run
 
     run(repetitions, cfg)
 

@@ -9,13 +9,13 @@ python scripts/scaling.py experiment=scenes_eeg/protocols/atm_joint name=subject
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="scaling")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
-    from brain2img.stages.scaling import scaling
+    from brain2img.analyses.scaling import scaling
+    from brain2img.command_line.run import run
 
     run(scaling, cfg)
 

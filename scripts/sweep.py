@@ -8,13 +8,13 @@ python scripts/sweep.py run=outputs/train/seven subject=sub-08 name=choice predi
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="sweep")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
-    from brain2img.stages.sweep import sweep
+    from brain2img.analyses.sweep import sweep
+    from brain2img.command_line.run import run
 
     run(sweep, cfg, collective=True)
 

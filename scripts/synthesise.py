@@ -7,13 +7,13 @@ python scripts/synthesise.py run=outputs/train/scenes/mindbridge predict_split=v
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="synthesise")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
-    from brain2img.stages.synthesise import synthesise
+    from brain2img.analyses.synthesise import synthesise
+    from brain2img.command_line.run import run
 
     run(synthesise, cfg)
 

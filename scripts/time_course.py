@@ -7,13 +7,13 @@ python scripts/time_course.py experiment=demo/eeg_ridge time_course.width=0.04 t
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="time_course")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
-    from brain2img.stages.time_course import time_course
+    from brain2img.analyses.time_course import time_course
+    from brain2img.command_line.run import run
 
     run(time_course, cfg)
 

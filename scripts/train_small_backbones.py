@@ -8,13 +8,13 @@ python scripts/train_small_backbones.py install=true     # copy the weights into
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train_small_backbones")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
-    from brain2img.stages.small_backbones import train_small_backbones
+    from brain2img.command_line.run import run
+    from brain2img.small_backbones.train import train_small_backbones
 
     run(train_small_backbones, cfg, collective=True)
 

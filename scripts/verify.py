@@ -10,12 +10,12 @@ Stages compare what they read themselves; this looks at all files, those that no
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="verify")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
+    from brain2img.command_line.run import run
     from brain2img.stages.verify import verify
 
     run(verify, cfg, collective=True)

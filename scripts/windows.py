@@ -8,13 +8,13 @@ python scripts/windows.py experiment=scenes_eeg/atm windows.growing=[] windows.s
 import hydra
 from omegaconf import DictConfig
 
-from brain2img.stages.command_line import check_command_line
+from brain2img.command_line.arguments import check_command_line
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="windows")
 def main(cfg: DictConfig) -> None:
-    from brain2img.stages.run import run
-    from brain2img.stages.windows import windows
+    from brain2img.analyses.windows import windows
+    from brain2img.command_line.run import run
 
     run(windows, cfg)
 

@@ -28,7 +28,7 @@ from brain2img.artifacts import (
     write_table,
 )
 from brain2img.data.sessions import write_sessions
-from brain2img.decoders.training import read_checkpoint
+from brain2img.decoders.settings import read_checkpoint
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 READERS = {

@@ -16,7 +16,7 @@ import torch
 
 from brain2img.artifacts import read_torch_file
 from brain2img.decoders.published_weights import without_wrappers
-from brain2img.training import Plan, train
+from brain2img.step_training import Plan, train
 
 CURE = "Download it again."
 

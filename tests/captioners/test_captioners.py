@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from brain2img.captioners import training
 from brain2img.captioners.nearest_caption import NearestCaption
 from brain2img.captioners.prefix import PrefixLanguageModel
-from brain2img.data.simulate import scenes
 from brain2img.metrics.caption_attributes import name_accuracy
 from brain2img.pretrained import locate
 from brain2img.records import EmbeddingSpec
-from brain2img.training import Plan
+from brain2img.simulate import scenes
+from brain2img.small_backbones import captioner as training
+from brain2img.step_training import Plan
 
 SCENES = [scenes.scene(i) for i in scenes.ids("backbone", 20)]
 CAPTIONS = [list(s.captions) for s in SCENES]

@@ -7,9 +7,9 @@ import torch
 
 from brain2img.data.dataset import EpochSampler, ReusedMemory
 from brain2img.data.normalisation import FittedNormalisation, Normalisation, ledoit_wolf
-from brain2img.data.simulate.sensors import EEG_CHANNELS
 from brain2img.data.trials import Split, averaged, channel_indices
 from brain2img.records import SignalSpec
+from brain2img.simulate.sensors import EEG_CHANNELS
 
 
 def test_scaling_comes_from_training_trials_only(toy):

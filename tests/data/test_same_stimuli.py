@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from brain2img.data.images import StimulusImages
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
 from brain2img.data.same_stimuli import content
-from brain2img.data.simulate.scenes import ids, render, scene
 from brain2img.data.trials import Split, grouping
 from brain2img.records import SignalSpec
+from brain2img.simulate.scenes import ids, render, scene
 
 
 def photograph(seed, size=256):

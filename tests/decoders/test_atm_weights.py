@@ -16,7 +16,6 @@ import yaml
 
 from brain2img.adapters.subject_token import SubjectToken
 from brain2img.artifacts import Predictions
-from brain2img.data.simulate.sensors import EEG_CHANNELS
 from brain2img.decoders.atm_weights import ATMWeights
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.encoders.atm import ATM
@@ -24,6 +23,7 @@ from brain2img.encoders.atm_time import ATMTime
 from brain2img.heads.projector import Projector
 from brain2img.losses import InfoNCE
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
+from brain2img.simulate.sensors import EEG_CHANNELS
 from brain2img.stages.embed import embed
 from brain2img.stages.import_weights import import_weights
 from brain2img.stages.predict import predict

@@ -17,7 +17,7 @@ from planted import Killed, PlantedData, build
 
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.module import retrieval_top1, shared_stimuli
-from brain2img.decoders.training import TrainingSettings, epoch_file
+from brain2img.decoders.settings import TrainingSettings, epoch_file
 from brain2img.heads.linear import LinearHead
 from brain2img.losses import MSE
 from brain2img.records import BrainBatch, EmbeddingSpec

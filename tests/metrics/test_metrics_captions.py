@@ -9,10 +9,10 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from brain2img.data.simulate import scenes
 from brain2img.metrics.caption_attributes import CaptionAttributes, first_named, name_accuracy
 from brain2img.metrics.caption_overlap import CaptionOverlap
 from brain2img.records import Decoded, EmbeddingSpec
+from brain2img.simulate import scenes
 
 SCENES = [scenes.scene(i) for i in scenes.ids("train", 60)]
 KINDS = tuple(f"kind={kind}" for kind in scenes.KINDS)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from brain2img.data.inspection import inspect
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.simulate.own_study import write_own_study
+from brain2img.simulate.own_study import write_own_study
 from brain2img.stages.check import run_name, whole_chain
 from brain2img.studies.arrays import Arrays
 

@@ -11,8 +11,8 @@ import pytest
 
 from brain2img.artifacts import Predictions
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.simulate.own_study import write_own_study
 from brain2img.metrics.intervals import wilson
+from brain2img.simulate.own_study import write_own_study
 from brain2img.stages.workspace import FoldRun
 
 N, REPETITIONS = 12, 10

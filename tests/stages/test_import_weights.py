@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from brain2img.analyses.synthesise import agreement, synthesise
 from brain2img.artifacts import Predictions, read_array
 from brain2img.stages.embed import embed
 from brain2img.stages.import_weights import import_weights
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
-from brain2img.stages.synthesise import agreement, synthesise
 from brain2img.stages.workspace import fold_runs
 
 SMALL = ["study.n_subjects=2", "study.n_train=24", "study.n_val=8", "study.n_sessions=2",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.simulate import NOTE
+from brain2img.simulate import NOTE
 from brain2img.stages.simulate import simulate
 
 ROOT = Path(__file__).parents[2]

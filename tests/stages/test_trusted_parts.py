@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from brain2img.decoders.training import read_checkpoint
+from brain2img.decoders.settings import read_checkpoint
 from brain2img.interfaces import Head, Prior, Reconstructor, Space
 from brain2img.stages.build import as_data, build, class_of, defined, trust
 from brain2img.stages.workspace import REMEMBERED, adopt_run
@@ -44,12 +44,12 @@ def pickled(tmp_path, marker):
 
 
 def test_what_a_module_of_ours_imports_is_no_part(pickled):
-    routes = [({"_target_": "brain2img.decoders.training.torch.load", "f": str(pickled / "hostile.pt"),
+    routes = [({"_target_": "brain2img.decoders.settings.torch.load", "f": str(pickled / "hostile.pt"),
                 "weights_only": False}, "which is none"),
               ({"_target_": "brain2img.data.datamodule.np.load", "file": str(pickled / "hostile.npy"),
                 "allow_pickle": True}, "which is none"),
               ({"_target_": "brain2img.stages.reconstruct.shutil.copyfile", "src": "a", "dst": "b"}, "which is none"),
-              ({"_target_": "brain2img.decoders.training.Path", "0": "x"}, "has from elsewhere"),
+              ({"_target_": "brain2img.decoders.settings.Path", "0": "x"}, "has from elsewhere"),
               ({"_target_": "brain2img.interfaces.nn.Linear"}, "which is none"),
               ({"_target_": "brain2img.spaces.pixels.Space"}, "has from elsewhere"),
               ({"_target_": "brain2img.artifacts.write_json"}, "has from elsewhere"),
@@ -81,7 +81,7 @@ def test_nothing_is_imported_from_elsewhere():
 
 
 def test_nested_parts_are_checked_and_stand_where_they_may(marker):
-    evil = {"_target_": "brain2img.decoders.training.torch.load", "f": "x", "weights_only": False}
+    evil = {"_target_": "brain2img.decoders.settings.torch.load", "f": "x", "weights_only": False}
     head = {"_target_": "brain2img.heads.linear.LinearHead", "space": "clip"}
     for config, kind, message in [
             ({"_target_": PIXELS, "size": evil}, Space, "expected plain data in 'size'"),
@@ -234,11 +234,11 @@ def test_an_experiment_trusts_nobody(command, theirs):
 
 
 def test_an_experiment_names_only_parts(command, theirs, pickled):
-    text = (f"study:\n  _target_: brain2img.decoders.training.torch.load\n  f: {pickled / 'hostile.pt'}\n"
+    text = (f"study:\n  _target_: brain2img.decoders.settings.torch.load\n  f: {pickled / 'hostile.pt'}\n"
             "  weights_only: false\n")
     code, output = command("scripts/prepare.py", *theirs(text))
     assert code == 1, output
-    assert "brain2img.decoders.training.torch.load', which is none" in output
+    assert "brain2img.decoders.settings.torch.load', which is none" in output
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_manifests_of_runs_and_priors_name_only_parts(command, digits, tmp_path,
         code, output = command(f"scripts/{stage}.py", *small)
         assert code == 0, output
     run = next((tmp_path / "outputs" / "train").rglob("fold-0*")) / "manifest.json"
-    evil = {"_target_": "brain2img.decoders.training.torch.load", "f": str(pickled / "hostile.pt"),
+    evil = {"_target_": "brain2img.decoders.settings.torch.load", "f": str(pickled / "hostile.pt"),
             "weights_only": False}
     whole = json.loads(run.read_text())
     later = whole["later"]

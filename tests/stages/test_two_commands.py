@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brain2img.stages.run import _log_to
+from brain2img.command_line.run import _log_to
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["study=scenes_eeg", "study.n_subjects=1", "study.n_train=40", "study.n_val=20"]

@@ -62,7 +62,7 @@ class Dataset:
 
     def info(self) -> mne.Info:
         if self.datatype == "meg":
-            from brain2img.data.simulate.sensors import helmet
+            from brain2img.simulate.sensors import helmet
 
             names, positions, _ = helmet()
             # occipital and temporal ones, which the demo decodes from

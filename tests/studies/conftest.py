@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from nsd_raw import SUBJECTS
 
-from brain2img.data.simulate import nsd_files as write
-from brain2img.data.simulate.nsd import SimulatedNSD
+from brain2img.simulate import nsd_files as write
+from brain2img.simulate.nsd import SimulatedNSD
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
-from brain2img.data.simulate import alljoined_files as files
-from brain2img.data.simulate.continuous import continuous
-from brain2img.data.simulate.sensors import EEG_CHANNELS
 from brain2img.data.things import validation_concepts
 from brain2img.records import SignalSpec
+from brain2img.simulate import alljoined_files as files
+from brain2img.simulate.continuous import continuous
+from brain2img.simulate.sensors import EEG_CHANNELS
 from brain2img.studies.alljoined import MOVED, Alljoined
 from brain2img.studies.alljoined_recordings import CHANNELS, EDFSession
 

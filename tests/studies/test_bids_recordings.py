@@ -339,7 +339,7 @@ def test_the_identity_of_the_raw_files(eeg, copy, repair):
 
 @pytest.mark.slow
 def test_ctf_as_the_study_of_things_meg_prepares_it(tmp_path, monkeypatch):
-    from brain2img.data.simulate import things_meg_files as files
+    from brain2img.simulate import things_meg_files as files
     from brain2img.studies import scenes
     from brain2img.studies.things_meg import ThingsMEG
 

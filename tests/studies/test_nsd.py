@@ -14,8 +14,8 @@ from nsd_raw import SUBJECTS, known, names, prepare, refused, rewrite_nifti, ses
 from scipy.io import savemat
 
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.simulate import nsd as simulated
-from brain2img.data.simulate import nsd_files as write
+from brain2img.simulate import nsd as simulated
+from brain2img.simulate import nsd_files as write
 from brain2img.studies import nsd_design
 from brain2img.studies.nsd import NSD
 from brain2img.studies.nsd_design import Design

@@ -15,7 +15,7 @@ import pytest
 from nsd_raw import SUBJECTS, prepare, refused, replace, rewrite_nifti, session_file
 from scipy.io import loadmat, savemat
 
-from brain2img.data.simulate import nsd_files as write
+from brain2img.simulate import nsd_files as write
 from brain2img.studies.nsd import NSD
 
 

@@ -106,7 +106,7 @@ def test_pictures_for_a_gallery_change_no_recording(prepared, tmp_path):
 
 
 def test_an_interrupted_call_is_continued(prepared, tmp_path, monkeypatch):
-    from brain2img.data.simulate import fmri
+    from brain2img.simulate import fmri
 
     real = fmri.simulate_subject
 

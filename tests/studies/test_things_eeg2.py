@@ -16,9 +16,9 @@ from PIL import Image
 from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
-from brain2img.data.simulate.things_eeg2_files import EEG_CHANNELS, resampled, write_preprocessed, write_things_eeg2
 from brain2img.data.trials import Split
 from brain2img.records import SignalSpec
+from brain2img.simulate.things_eeg2_files import EEG_CHANNELS, resampled, write_preprocessed, write_things_eeg2
 from brain2img.studies.things_eeg2 import CHANNELS, TARGET, ThingsEEG2
 
 SHUFFLED = tuple(np.random.default_rng(0).permutation(EEG_CHANNELS).tolist())

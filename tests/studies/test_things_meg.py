@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
-from brain2img.data.simulate import things_meg_files as files
-from brain2img.data.simulate.continuous import continuous
-from brain2img.data.simulate.sensors import helmet
 from brain2img.data.things import caption_of, concept_of, validation_concepts
 from brain2img.records import SignalSpec
+from brain2img.simulate import things_meg_files as files
+from brain2img.simulate.continuous import continuous
+from brain2img.simulate.sensors import helmet
 from brain2img.studies.things_meg import ThingsMEG
 from brain2img.studies.things_meg_recordings import CHANNELS, CTFSession
 

@@ -147,7 +147,7 @@ def test_epochs_in_another_scale_are_refused(change, message, copy, tmp_path):
 
 
 def test_recordings_of_another_amplitude_are_refused(source, tmp_path, monkeypatch, unfiltered):
-    from brain2img.data.simulate import ctf
+    from brain2img.simulate import ctf
 
     monkeypatch.setattr(ctf, "STEP", 1e-17)
     raw = write(tmp_path / "raw", source, "ctf")

@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from brain2img.artifacts import writing
-from brain2img.decoders.training import TrainingSettings, epoch_file
+from brain2img.decoders.settings import TrainingSettings, epoch_file
 
 log = logging.getLogger(__name__)
 

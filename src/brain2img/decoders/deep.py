@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from brain2img.data.once import KeptTrials
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
 from brain2img.decoders.module import DeepModule
-from brain2img.decoders.training import TrainingSettings, own_randomness, read_checkpoint
+from brain2img.decoders.settings import TrainingSettings, own_randomness, read_checkpoint
 from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, Prior, SubjectAdapter
 from brain2img.layers import check_weights
 from brain2img.losses import Loss, PriorLoss
@@ -49,7 +49,7 @@ class DeepDecoder(Decoder):
         The parts, built for each other: the adapter's grid is the encoder's. Exactly one head per space has
         ``prediction=True``.
     training
-        The `trainer` group: see `brain2img.decoders.training.TrainingSettings`.
+        The `trainer` group: see `brain2img.decoders.settings.TrainingSettings`.
     seed
         Seed of the order of trials, of dropout and of augmentation. The initial weights come with the parts.
 

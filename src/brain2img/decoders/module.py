@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from brain2img.decoders.training import TrainingSettings, seed_epoch
+from brain2img.decoders.settings import TrainingSettings, seed_epoch
 from brain2img.interfaces import Augmentation, Encoder, Head, SubjectAdapter
 from brain2img.losses import Loss, PriorLoss
 from brain2img.records import BrainBatch, Features

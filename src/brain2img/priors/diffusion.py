@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from brain2img.interfaces import Prior
 from brain2img.priors.fitted import pairs, read_arrays, read_shape, rows, write_fitted
 from brain2img.priors.networks import EmbeddingUNet, PriorNetwork
-from brain2img.training import Plan, train
+from brain2img.step_training import Plan, train
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 SAMPLERS = ("dpm", "ddim", "ddpm")
@@ -47,7 +47,7 @@ class DiffusionPrior(Prior):
     network
         Makes the network for ``shape=...``: one of `brain2img.priors.networks`.
     training
-        See `brain2img.training.Plan`, all but the seed.
+        See `brain2img.step_training.Plan`, all but the seed.
     seed
         Of the initial weights and the training.
     prediction

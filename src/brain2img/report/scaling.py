@@ -36,7 +36,7 @@ def write_scaling(folder: Path, tables: Mapping[str, pd.DataFrame], *, facts: Ma
     folder
         Where they go.
     tables
-        "scaling", "fits", "extrapolated" and "needed" of `brain2img.stages.scaling.tabulated`.
+        "scaling", "fits", "extrapolated" and "needed" of `brain2img.analyses.scaling.tabulated`.
     facts
         What the page tells: study, label, split, axis, link, space, n_draws, use_flagged.
     """

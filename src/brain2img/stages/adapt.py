@@ -18,7 +18,7 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS, limit_of
 from brain2img.decoders.adaptation import MODES, beside, count, restrict, take_over
 from brain2img.decoders.deep import DeepDecoder
-from brain2img.decoders.training import read_checkpoint
+from brain2img.decoders.settings import read_checkpoint
 from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
 from brain2img.stages.new_subject import (
     asks_for_a_study,

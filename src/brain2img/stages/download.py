@@ -17,7 +17,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from brain2img.artifacts import claim
-from brain2img.data.fetching import (
+from brain2img.stages.build import build, build_study, plain
+from brain2img.stages.workspace import folder_of
+from brain2img.studies.downloading.fetching import (
     Part,
     RemoteFile,
     Source,
@@ -29,8 +31,6 @@ from brain2img.data.fetching import (
     size_of,
     unpack,
 )
-from brain2img.stages.build import build, build_study, plain
-from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class Item:
     source
         Name of its source.
     files
-        Patterns (see `brain2img.data.remote.Source.files`) with ``{subject}``, ``{session}`` or a setting of the study.
+        Patterns (see `brain2img.studies.downloading.services.Source.files`) with ``{subject}``, ``{session}`` or a
+        setting of the study.
     to
         Folder below ``raw`` for the paths of the source.
     unpack

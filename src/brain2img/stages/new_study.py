@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from brain2img.data.simulate.own_study import write_own_study
+from brain2img.simulate.own_study import write_own_study
 
 log = logging.getLogger(__name__)
 

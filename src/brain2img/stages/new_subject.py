@@ -15,7 +15,7 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.interfaces import Encoder, SubjectAdapter
 from brain2img.stages.build import build, plain
-from brain2img.stages.composing import command
+from brain2img.stages.quoting import command
 from brain2img.stages.workspace import FoldRun, given_overrides, prepared_folder
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from brain2img.artifacts import digest, open_folder
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.same_stimuli import settle
-from brain2img.data.simulate import NOTE
 from brain2img.data.trials import OVER_SUBJECTS
+from brain2img.simulate import NOTE
 from brain2img.stages.build import build_study
 from brain2img.stages.workspace import prepared_folder, raw_id
 

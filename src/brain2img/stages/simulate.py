@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from brain2img.artifacts import claim, replace_folder
 from brain2img.data.prepared import PreparedStudy
-from brain2img.data.simulate import NOTE
-from brain2img.data.simulate.nsd import SimulatedNSD
 from brain2img.interfaces import Study
+from brain2img.simulate import NOTE
+from brain2img.simulate.nsd import SimulatedNSD
 from brain2img.stages.build import build, build_study, defined, plain
-from brain2img.stages.composing import command
+from brain2img.stages.quoting import command
 from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ def _writer(target: str) -> Callable[..., None]:
     Raises
     ------
     ValueError
-        If this names none of `brain2img.data.simulate`.
+        If this names none of `brain2img.simulate`.
     """
     writer = defined(target)
-    if not inspect.isfunction(writer) or not target.startswith("brain2img.data.simulate."):
-        raise ValueError(f"simulate.writer: expected a function of brain2img.data.simulate, got {target!r}. "
+    if not inspect.isfunction(writer) or not target.startswith("brain2img.simulate."):
+        raise ValueError(f"simulate.writer: expected a function of brain2img.simulate, got {target!r}. "
                          "Correct it.")
     return writer
 

@@ -30,7 +30,7 @@ from brain2img.stages.build import (
     plain,
     trust,
 )
-from brain2img.stages.composing import argument
+from brain2img.stages.quoting import argument
 
 LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "captioner", "prior", "prior_fit",
          "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")

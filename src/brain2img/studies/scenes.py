@@ -18,9 +18,9 @@ from brain2img.interfaces import Study
 from brain2img.records import SignalSpec
 
 if TYPE_CHECKING:
-    from brain2img.data.simulate.features import StimulusFeatures
-    from brain2img.data.simulate.observer import Ideal
-    from brain2img.data.simulate.scenes import Scene
+    from brain2img.simulate.features import StimulusFeatures
+    from brain2img.simulate.observer import Ideal
+    from brain2img.simulate.scenes import Scene
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Scenes(Study):
     modality
         "fmri", "eeg" or "meg".
     snr
-        Strength of the responses, as `data.simulate.fmri` (of single voxels and trials) and `data.simulate.meeg` (a
+        Strength of the responses, as `simulate.fmri` (of single voxels and trials) and `simulate.meeg` (a
         factor, 1 for a usual recording) define it. At 0 the signals hold nothing about the stimuli.
     n_subjects
         Subjects "sub-01", "sub-02", ...; a subject's data do not depend on how many others there are.
@@ -117,9 +117,9 @@ class Scenes(Study):
 
     def prepare(self, raw: Path | None, out: Path) -> None:
         """Render the stimuli, simulate the subjects one by one, and write the study and its ceiling into `out`."""
-        from brain2img.data.simulate.features import stimulus_features
-        from brain2img.data.simulate.observer import ceiling
-        from brain2img.data.simulate.scenes import ids, scene
+        from brain2img.simulate.features import stimulus_features
+        from brain2img.simulate.observer import ceiling
+        from brain2img.simulate.scenes import ids, scene
 
         if raw is not None:
             raise ValueError(f"study {self.name}: expected no raw files, for it is simulated, got {raw}. "
@@ -196,11 +196,11 @@ class Scenes(Study):
                   ) -> tuple[SignalSpec, Iterator[np.ndarray], Ideal]:
         """Call the simulator of the modality."""
         if self.modality == "fmri":
-            from brain2img.data.simulate import fmri
+            from brain2img.simulate import fmri
 
             return fmri.simulate_subject(subject, features=features, trials=trials, snr=self.snr, seed=self.seed,
                                          **self.recording)
-        from brain2img.data.simulate import meeg
+        from brain2img.simulate import meeg
 
         return meeg.simulate_subject(subject, modality=self.modality, features=features, trials=trials, snr=self.snr,
                                      seed=self.seed, **self.recording)
@@ -209,7 +209,7 @@ class Scenes(Study):
         """Return ``(N, s, s, 3)`` uint8 pictures: those in `out` if an interrupted call left them there, else drawn."""
         from rich.progress import track
 
-        from brain2img.data.simulate.scenes import render
+        from brain2img.simulate.scenes import render
 
         path = out / "images.npy"
         if not path.exists():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from brain2img.data.amplitudes import spread
-from brain2img.data.simulate.sensors import helmet
+from brain2img.simulate.sensors import helmet
 from brain2img.studies.marks import honour_bad_channels
 from brain2img.studies.recordings import check_multipliers, naming, places
 

@@ -1,0 +1,116 @@
+"""What a command line can be told before Hydra composes it: help at once, and what there is to choose from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+
+HELP = """
+Every setting can be given as key=value: name=, seed=, overwrite=true, paths.outputs=<folder>, trainer.max_epochs=5, ...
+--cfg job prints all of them as they would be used; -m with several values runs them one after the other.
+
+Choices (group=choice; space, head, metric, reconstructor and captioner take several, as in space=[pixels,attributes]):
+"""
+
+
+def _choices(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def no_place(error: BaseException) -> str:
+    """Return what is said where not even the log of a command can be written."""
+    place = getattr(error, "filename", None) or "the log of this command"
+    return (f"paths.outputs: expected a folder that can be written to, got {getattr(error, 'strerror', error)} at "
+            f"{place}. Free some space there, or give paths.outputs=<folder on another disk>.")
+
+
+def _say_errors_plainly() -> None:
+    """Let what goes wrong before a stage begins end as one message: Hydra itself makes the folder of the log."""
+    asked = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a traceback and ends the process
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from hydra.errors import CompactHydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        in_a_stage = any(frame.f_globals["__name__"] == "brain2img.command_line.run" for frame, _ in walk_tb(trace))
+        compact = isinstance(error, CompactHydraException | OmegaConfBaseException)
+        if asked or in_a_stage or not (compact or (isinstance(error, OSError) and error.errno is not None)):
+            sys.__excepthook__(kind, error, trace)
+        elif compact:
+            causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+            sys.stderr.write("".join(f"{cause}\n" for cause in causes))
+        else:
+            sys.stderr.write(no_place(error) + "\n")
+
+    sys.excepthook = say
+
+
+def check_command_line() -> None:
+    """Let Hydra obey nothing but configs/ and the command line (`composing.guard`), and see to what it does badly.
+
+    Answer ``--help``, and end with exit code 1 and one message where ``group=choice`` names no file of ``configs/``.
+
+    Configurations of older commands are not loaded (``--experimental-rerun``): Hydra reads them as a pickle, which can
+    run code. What a user typed is obeyed: ``--config-dir``, ``--config-path``, ``hydra.searchpath``; what lies there is
+    checked as any other file.
+
+    Hydra takes seconds for the first and does not say what there is to choose from for the second.
+    """
+    _say_errors_plainly()
+    configs = Path(sys.argv[0]).resolve().parents[1] / "configs"
+    groups = sorted(folder for folder in configs.iterdir() if folder.is_dir() and folder.name not in ("hydra", "paths"))
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        lines = [f"  {folder.name}: {', '.join(_choices(folder))}" for folder in groups if _choices(folder)]
+        sys.stdout.write((sys.modules["__main__"].__doc__ or "") + HELP + "\n".join(lines) + "\n")
+        sys.exit(0)
+    if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+        sys.stderr.write("--experimental-rerun: expected no file of an older command, got one, which can run code "
+                         "as it is read. Type the settings, or give run=<folder>.\n")
+        sys.exit(1)
+    from brain2img.command_line.composing import guard
+
+    guard()
+    if any(argument.startswith(("--config-", "-cd", "-cp", "hydra.searchpath")) for argument in sys.argv[1:]):
+        return  # there are choices elsewhere, too; Hydra names them
+    for argument in sys.argv[1:]:
+        group, equals, value = argument.lstrip("+").partition("=")
+        group = group.partition("@")[0]
+        if not equals or configs / group not in groups or value in ("", "null", "[]") or "{" in value:
+            continue
+        known = _choices(configs / group)
+        for choice in value.strip("[]").split(","):
+            if choice.strip() not in known:
+                sys.stderr.write(f"{group}: expected some of {', '.join(known)}, got {choice.strip()!r}. "
+                                 f"Correct {argument}.\n")
+                sys.exit(1)
+
+
+def prepare_study(name: str) -> None:
+    """Prepare a study as the command line says: all that a script ``data_prep/<study>.py`` does.
+
+    Parameters
+    ----------
+    name
+        The choice of ``study`` where the command line makes none.
+    """
+    check_command_line()
+    import hydra
+    from omegaconf import DictConfig
+
+    script = Path(sys.argv[0]).resolve()
+    if not any(argument.startswith("study=") for argument in sys.argv[1:]):
+        sys.argv.insert(1, f"study={name}")
+    sys.argv.append(f"hydra.job.name={script.stem}")  # of the log folder
+
+    @hydra.main(version_base="1.3", config_path=str(script.parents[1] / "configs"), config_name="prepare")
+    def main(cfg: DictConfig) -> None:
+        from brain2img.command_line.run import run
+        from brain2img.stages.prepare import prepare
+
+        run(prepare, cfg)
+
+    main()

@@ -1,0 +1,1 @@
+"""How the small backbones of the simulated study are trained, and how good they must be."""

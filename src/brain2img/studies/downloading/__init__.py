@@ -1,0 +1,1 @@
+"""Raw files of public studies, from the services that hold them."""
