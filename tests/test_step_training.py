@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from brain2img.step_training import Plan, train
+from brain2img.step_training import StepPlan, train
 
 
 def regression(*, stop_after: int | None = None):
@@ -27,12 +27,12 @@ def regression(*, stop_after: int | None = None):
     return model, loss, calls
 
 
-PLAN = Plan(steps=23, batch_size=8, lr=0.01, warmup=5, ema=0.9, checkpoint_every=4)
+PLAN = StepPlan(steps=23, batch_size=8, lr=0.01, warmup=5, ema=0.9, checkpoint_every=4)
 
 
 @pytest.mark.parametrize("ema", [0.9, None])
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, ema):
-    plan = Plan(steps=23, batch_size=8, lr=0.01, warmup=5, ema=ema, checkpoint_every=4)
+    plan = StepPlan(steps=23, batch_size=8, lr=0.01, warmup=5, ema=ema, checkpoint_every=4)
     model, loss, _ = regression()
     train(model, loss, n_items=50, plan=plan, folder=tmp_path / "whole", description="whole")
     for stop_after in (6, 7):
@@ -54,14 +54,14 @@ def test_it_learns_and_leaves_the_global_generator_alone(tmp_path):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     train(model, loss, n_items=50, folder=tmp_path, description="longer",
-          plan=Plan(steps=400, batch_size=25, lr=0.02, weight_decay=0.0, ema=0.98))
+          plan=StepPlan(steps=400, batch_size=25, lr=0.02, weight_decay=0.0, ema=0.98))
     assert torch.equal(torch.random.get_rng_state(), before)
     rows = np.arange(50)
     assert float(loss(rows, torch.Generator())["mse"]) < 0.5  # the variance of the target is 4
 
 
 def test_every_epoch_takes_every_item_once_in_a_new_order():
-    plan = Plan(steps=10, batch_size=5, lr=1.0)
+    plan = StepPlan(steps=10, batch_size=5, lr=1.0)
     taken = np.concatenate([plan.indices(step, n_items=20) for step in range(8)])
     first, second = taken[:20], taken[20:]
     assert sorted(first) == sorted(second) == list(range(20))
@@ -69,7 +69,7 @@ def test_every_epoch_takes_every_item_once_in_a_new_order():
 
 
 def test_the_learning_rate_rises_and_falls():
-    plan = Plan(steps=100, batch_size=1, lr=2.0, warmup=10)
+    plan = StepPlan(steps=100, batch_size=1, lr=2.0, warmup=10)
     assert plan.lr_at(0) == pytest.approx(0.2)
     assert plan.lr_at(10) == pytest.approx(2.0)
     assert plan.lr_at(55) == pytest.approx(1.0)
@@ -79,7 +79,7 @@ def test_the_learning_rate_rises_and_falls():
 def test_messages(tmp_path):
     model, loss, _ = regression()
     train(model, loss, n_items=50, plan=PLAN, folder=tmp_path, description="first")
-    other = Plan(steps=24, batch_size=8, lr=0.01, warmup=5, ema=0.9, checkpoint_every=4)
+    other = StepPlan(steps=24, batch_size=8, lr=0.01, warmup=5, ema=0.9, checkpoint_every=4)
     with pytest.raises(ValueError, match=r"expected one of the same plan and model, got another .steps: 23 there, 24"):
         train(model, loss, n_items=50, plan=other, folder=tmp_path, description="second")
     with pytest.raises(ValueError, match=r"got another .the layers of the model"):
@@ -88,6 +88,6 @@ def test_messages(tmp_path):
         train(model, lambda rows, generator: {"x": sum(p.sum() for p in model.parameters()) * float("nan")},
               n_items=50, plan=PLAN, folder=tmp_path / "nan", description="nan")
     with pytest.raises(ValueError, match="expected ema between 0 and 1 or none, got 1"):
-        Plan(steps=1, batch_size=1, lr=1.0, ema=1)
+        StepPlan(steps=1, batch_size=1, lr=1.0, ema=1)
     with pytest.raises(ValueError, match="expected steps, batch_size and checkpoint_every of 1 or more, got 0, 1"):
-        Plan(steps=0, batch_size=1, lr=1.0)
+        StepPlan(steps=0, batch_size=1, lr=1.0)

@@ -16,7 +16,7 @@ import torch
 
 from brain2img.artifacts import read_torch_file
 from brain2img.decoders.published_weights import without_wrappers
-from brain2img.step_training import Plan, train
+from brain2img.step_training import StepPlan, train
 
 CURE = "Download it again."
 
@@ -110,7 +110,7 @@ def test_what_was_saved_on_a_gpu_is_read_without_one(tmp_path):
     def fit(steps, folder):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
-        plan = Plan(steps=steps, batch_size=2, lr=0.1, checkpoint_every=2, ema=0.9)
+        plan = StepPlan(steps=steps, batch_size=2, lr=0.1, checkpoint_every=2, ema=0.9)
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
         train(model, lambda rows, generator: {"mse": model(x[rows]).square().mean()}, n_items=8, plan=plan,
               folder=folder, description="prior")

@@ -28,7 +28,7 @@ Loss = Callable[[np.ndarray, Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StepPlan:
     """How long and how fast to train.
 
     Parameters
@@ -95,7 +95,7 @@ def log_shares(given: Tensor, of: Tensor) -> Tensor:
     return (counts / counts.sum(1, keepdim=True).clamp_min(1)).clamp_min(1e-4).log()
 
 
-def train(model: nn.Module, loss: Loss, *, n_items: int, plan: Plan, folder: Path, description: str) -> None:
+def train(model: nn.Module, loss: Loss, *, n_items: int, plan: StepPlan, folder: Path, description: str) -> None:
     """Train `model` in place, going on from the checkpoint in `folder` if there is one.
 
     Everything random in a step follows from the seed and the number of the step, so a run that was interrupted ends
@@ -149,7 +149,7 @@ def train(model: nn.Module, loss: Loss, *, n_items: int, plan: Plan, folder: Pat
 class _State:
     """Model, optimizer, averaged weights and step, as they stand in the checkpoint."""
 
-    def __init__(self, model: nn.Module, plan: Plan, path: Path, description: str) -> None:
+    def __init__(self, model: nn.Module, plan: StepPlan, path: Path, description: str) -> None:
         self.model, self.plan, self.path, self.description, self.step = model, plan, path, description, 0
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(

@@ -19,12 +19,12 @@ from brain2img.pretrained import locate
 from brain2img.records import EmbeddingSpec
 from brain2img.simulate import scenes
 from brain2img.small_backbones import captioner as training
-from brain2img.step_training import Plan
+from brain2img.step_training import StepPlan
 
 SCENES = [scenes.scene(i) for i in scenes.ids("backbone", 20)]
 CAPTIONS = [list(s.captions) for s in SCENES]
 SPEC = EmbeddingSpec(name="clip", shape=(16,), dtype="float32", uid="the-right-one")
-PLAN = Plan(steps=150, batch_size=20, lr=1e-2, warmup=10, checkpoint_every=50)
+PLAN = StepPlan(steps=150, batch_size=20, lr=1e-2, warmup=10, checkpoint_every=50)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_what_a_noun_tells_of_its_adjective_is_counted():
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tokenizer, embeddings, small, tmp_path, monkeypatch):
-    plan = Plan(steps=12, batch_size=8, lr=5e-3, warmup=2, checkpoint_every=4, ema=0.9)
+    plan = StepPlan(steps=12, batch_size=8, lr=5e-3, warmup=2, checkpoint_every=4, ema=0.9)
     alone = learn(tokenizer, embeddings, tmp_path / "a", tmp_path / "alone", plan=plan)
     calls, forward = [], training._Captioner.forward
 

@@ -22,7 +22,7 @@ from brain2img.artifacts import claim
 from brain2img.stages.build import build_study
 from brain2img.stages.download import Item, Wanted, download
 from brain2img.studies.downloading import fetching
-from brain2img.studies.downloading.fetching import Part, fetch, unpack
+from brain2img.studies.downloading.fetching import PartialFile, fetch, unpack
 from brain2img.studies.downloading.services import OSF, S3, Figshare, HuggingFace, fits
 from brain2img.studies.nsd import FORMS
 
@@ -142,7 +142,7 @@ def test_a_later_run_asks_for_the_rest_only(web, tmp_path, monkeypatch, service)
 def test_a_server_that_knows_no_ranges_sends_it_from_the_beginning(web, tmp_path, service):
     source = at(web, service, {"a.bin": DATA})
     (file,) = source.files("a.bin")
-    Part.of(tmp_path / "a.bin", file).write_bytes(DATA[:1000])
+    PartialFile.of(tmp_path / "a.bin", file).write_bytes(DATA[:1000])
     web.no_ranges = True
     fetch(source, file, tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == DATA
@@ -162,7 +162,7 @@ def test_a_wrong_checksum_leaves_nothing_behind(web, tmp_path, service, size):
 def test_what_remains_of_another_version_is_not_gone_on_with(web, tmp_path):
     target = tmp_path / "a.bin"
     (old,) = at(web, "osf", {"a.bin": DATA[::-1]}).files("a.bin")
-    Part.of(target, old).write_bytes(DATA[::-1][:1000])
+    PartialFile.of(target, old).write_bytes(DATA[::-1][:1000])
     source = at(web, "osf", {"a.bin": DATA})
     fetch(source, source.files("a.bin")[0], target)
     assert web.fetched("a.bin") == [None]

@@ -19,7 +19,7 @@ from brain2img.interfaces import Decoder
 from brain2img.metrics.intervals import bootstrap, paired_difference
 from brain2img.metrics.ranking import placements, similarity
 from brain2img.report.sweep import write_sweep
-from brain2img.stages.adapt import Plan, adapt, in_steps
+from brain2img.stages.adapt import Adaptation, adapt, in_steps
 from brain2img.stages.build import plain
 from brain2img.stages.new_subject import runs_without
 from brain2img.stages.train import train_fold
@@ -84,7 +84,7 @@ def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -
     alone = folder_of(cfg, "train", name, f"{DEDICATED}_{word}")
     base = runs_without(cfg.subject, fold_runs(cfg))
     for run in base:
-        plan, manifest = Plan.of(mine, run), run.manifest
+        plan, manifest = Adaptation.of(mine, run), run.manifest
         n = read_manifest(adapted / run.folder.name)["adapted"]["trials"]["n"]
         trainer = in_steps({**plan.config["trainer"], **plain(cfg.dedicated)}, n_trials=n, steps=cfg.steps)
         place = {"fold": manifest["fold"], "split_seed": manifest["split_seed"], "decoder_seed": manifest["seed"]}

@@ -23,59 +23,46 @@ Sources
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.covariance import ledoit_wolf
 
 from brain2img.decoders.code_regression import CodeRegression, squared_distances
 from brain2img.decoders.shape_dictionary import jittered, smoothing
+from brain2img.metrics.ssim import structural_similarity
+from brain2img.schedule import cosine_ramp
 
 Array = NDArray[Any]
 
 _MIN_TRIALS = 20
 _INNER_FOLDS = 10
 _TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5)
-_SSIM_WINDOW = 7  # pixels; this and the two constants are scikit-image's defaults for data range 1
-_SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
+_SSIM_WINDOW = 7  # pixels
 _CHUNK = 1000
 
 
 def _bayes_action(mean: Array, draws: Array, fidelity: float, steps: int) -> Array:
     """Images (m, h, h) in [0, 1] that maximise mean SSIM to ``draws`` minus ``fidelity`` times the squared error.
 
-    ``mean`` (m, h, h) is the posterior mean, ``draws`` (m, k, h, h) equally weighted posterior draws. Projected Adam on
-    the exact gradient of SSIM with a uniform window, started at the mean.
+    ``mean`` (m, h, h) is the posterior mean, ``draws`` (m, k, h, h) equally weighted posterior draws. Adam, started at
+    the mean and projected onto [0, 1], on the SSIM that the metric computes (scikit-image's defaults).
     """
-    side = mean.shape[-1]
-    places = side - _SSIM_WINDOW + 1
-    lag = np.arange(side) - np.arange(places)[:, None]
-    window: Array = ((lag >= 0) & (lag < _SSIM_WINDOW)).astype(np.float32) / _SSIM_WINDOW
-    unbiased = np.float32(_SSIM_WINDOW**2 / (_SSIM_WINDOW**2 - 1))
-    draws_mean = window @ draws @ window.T
-    draws_var = unbiased * (window @ draws**2 @ window.T - draws_mean**2)
-    image, first, second = mean, np.zeros_like(mean), np.zeros_like(mean)
+    start, drawn = torch.from_numpy(mean)[:, None], torch.from_numpy(draws).flatten(0, 1)[:, None]
+    pairs = torch.arange(len(drawn))
+    images = start.clone().requires_grad_()
+    adam = torch.optim.Adam([images], betas=(0.9, 0.99), maximize=True)
     for step in range(1, steps + 1):
-        local = (window @ image @ window.T)[:, None]
-        variance = unbiased * ((window @ image**2 @ window.T)[:, None] - local**2)
-        covariance = unbiased * (window @ (image[:, None] * draws) @ window.T - local * draws_mean)
-        light, light_norm = 2 * local * draws_mean + _SSIM_C1, local**2 + draws_mean**2 + _SSIM_C1
-        shape, shape_norm = 2 * covariance + _SSIM_C2, variance + draws_var + _SSIM_C2
-        norm = 1 / (light_norm * shape_norm)
-        ssim = light * shape * norm
-        by_product = 2 * unbiased * light * norm  # derivative by the window's mean of image x draw
-        by_square = (-unbiased * ssim / shape_norm).sum(1)
-        by_mean = 2 * draws_mean * shape * norm - draws_mean * by_product
-        by_mean = (by_mean + 2 * local * ssim * (unbiased / shape_norm - 1 / light_norm)).sum(1)
-        gradient = window.T @ by_mean @ window + 2 * image * (window.T @ by_square @ window)
-        gradient = gradient + (draws * (window.T @ by_product @ window)).sum(1)
-        gradient = gradient / (places**2 * draws.shape[1]) - 2 * fidelity * (image - mean) / side**2
-        first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2
-        rate = 0.05 * 0.5 * (1 + math.cos(math.pi * step / steps)) / (1 - 0.9**step)
-        image = np.clip(image + rate * first / (np.sqrt(second / (1 - 0.99**step)) + 1e-8), 0, 1)
-    return image
+        adam.param_groups[0]["lr"] = cosine_ramp(0.05, 0.0, step=step, n_steps=steps + 1)
+        adam.zero_grad()
+        similar = structural_similarity(images, drawn, pairs // draws.shape[1], pairs, kind="default")
+        gain = similar.sum() / draws.shape[1] - fidelity * ((images - start) ** 2).mean(dim=(1, 2, 3)).sum()
+        gain.backward()
+        adam.step()
+        images.data.clamp_(0, 1)
+    return images.detach()[:, 0].numpy()
 
 
 class ShapePosterior:

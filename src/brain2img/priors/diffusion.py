@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from brain2img.interfaces import Prior
 from brain2img.priors.fitted import pairs, read_arrays, read_shape, rows, write_fitted
 from brain2img.priors.networks import EmbeddingUNet, PriorNetwork
-from brain2img.step_training import Plan, train
+from brain2img.step_training import StepPlan, train
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 SAMPLERS = ("dpm", "ddim", "ddpm")
@@ -47,7 +47,7 @@ class DiffusionPrior(Prior):
     network
         Makes the network for ``shape=...``: one of `brain2img.priors.networks`.
     training
-        See `brain2img.step_training.Plan`, all but the seed.
+        See `brain2img.step_training.StepPlan`, all but the seed.
     seed
         Of the initial weights and the training.
     prediction
@@ -91,7 +91,7 @@ class DiffusionPrior(Prior):
             if value not in known:
                 raise ValueError(f"diffusion prior: expected {name} of {known}, got {value!r}. Correct prior.{name}.")
         self._make, self.training, self.seed = network, dict(training), seed
-        self.plan = Plan(**self.training, seed=seed)
+        self.plan = StepPlan(**self.training, seed=seed)
         self.prediction, self.guidance = prediction, guidance
         dropped = condition_dropout if isinstance(condition_dropout, Sequence) else (condition_dropout, "rows")
         if len(dropped) != 2 or not 0 <= dropped[0] <= 1 or dropped[1] not in ("rows", "batch"):

@@ -14,7 +14,7 @@ from brain2img.artifacts import write_json, writing
 from brain2img.captioners.prefix import SIZES, WEIGHTS, PrefixProjection, without_bars
 from brain2img.pretrained import write_condition
 from brain2img.records import EmbeddingSpec
-from brain2img.step_training import Plan, log_shares, train
+from brain2img.step_training import StepPlan, log_shares, train
 
 LANGUAGE: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64}
 """Architecture of the language model, transformers' `GPT2Config`: 0.8 million weights; the projection has 0.6."""
@@ -79,7 +79,7 @@ def _pair_shares(tokens: Tensor, first: Tensor, second: Tensor, *, n_words: int)
 
 def train_captioner(*, embeddings: np.ndarray, captions: Sequence[Sequence[str]],
                     pairs: tuple[Sequence[str], Sequence[str]], tokenizer_folder: Path, condition_spec: EmbeddingSpec,
-                    plan: Plan, work: Path, out: Path) -> None:
+                    plan: StepPlan, work: Path, out: Path) -> None:
     """Train scenes_captioner and save it as `PrefixLanguageModel` reads it.
 
     Parameters

@@ -16,7 +16,7 @@ import torch.nn.functional as nnf
 from torch import Generator, Tensor, nn
 
 from brain2img.pretrained.loading import load_diffusers
-from brain2img.step_training import Plan, train
+from brain2img.step_training import StepPlan, train
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -78,7 +78,7 @@ class _Autoencoder(nn.Module):
         return movq.eval()
 
 
-def train_autoencoder(*, images: np.ndarray, plan: Plan, work: Path, out: Path) -> None:
+def train_autoencoder(*, images: np.ndarray, plan: StepPlan, work: Path, out: Path) -> None:
     """Train the autoencoder of scenes_decoder and save it (``save_pretrained``, half precision).
 
     Parameters
@@ -125,7 +125,7 @@ SCHEDULE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_ty
 """Of diffusers' `DDPMScheduler`; its default would clip latents to [-1, 1] at every step."""
 
 
-def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: Plan, work: Path, out: Path,
+def train_denoiser(*, latents: np.ndarray, embeddings: np.ndarray, plan: StepPlan, work: Path, out: Path,
                    unconditional: float = 0.1) -> None:
     """Train the UNet of scenes_decoder and complete the folder of the `KandinskyV22Pipeline`.
 

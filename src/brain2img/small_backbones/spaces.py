@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from brain2img.artifacts import write_json
-from brain2img.step_training import Plan, log_shares, train
+from brain2img.step_training import StepPlan, log_shares, train
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CLIP: dict[str, Any] = {
@@ -76,7 +76,7 @@ def write_tokenizer(folder: Path, *, captions: Sequence[str]) -> int:
 
 
 def train_clip(*, images: np.ndarray, captions: Sequence[Sequence[str]], alike: Sequence[Sequence[str]],
-               words: tuple[Sequence[str], Sequence[str]], plan: Plan, work: Path, out: Path) -> None:
+               words: tuple[Sequence[str], Sequence[str]], plan: StepPlan, work: Path, out: Path) -> None:
     """Train scenes_clip contrastively and save it as open_clip's ``local-dir:`` folder.
 
     Three quarters of a batch are groups of scenes that are alike, because scenes drawn at random are told apart by
@@ -188,7 +188,7 @@ JUDGE: dict[str, Any] = {"channels": [32, 64, 128, 192], "num_classes": 0}
 OF_SHAPE = ("kind", "category", "second_kind")
 
 
-def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[str], plan: Plan, work: Path,
+def train_judge(*, images: np.ndarray, attributes: np.ndarray, labels: Sequence[str], plan: StepPlan, work: Path,
                 out: Path) -> None:
     """Train scenes_judge to name the attributes of a scene, and save it in timm's format.
 
@@ -333,7 +333,7 @@ class _SelfDistillation(nn.Module):
                 a.lerp_(b, 1 - self.momentum)
 
 
-def train_dino(*, images: np.ndarray, plan: Plan, work: Path, out: Path) -> None:
+def train_dino(*, images: np.ndarray, plan: StepPlan, work: Path, out: Path) -> None:
     """Train scenes_dino without labels and save its teacher in timm's format.
 
     Parameters

@@ -29,7 +29,7 @@ from brain2img.spaces.vae import VAELatents
 from brain2img.stages.build import plain
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import folder_of
-from brain2img.step_training import Plan
+from brain2img.step_training import StepPlan
 
 log = logging.getLogger(__name__)
 WEIGHTS = {"clip": "scenes_clip", "dino": "scenes_dino", "judge": "scenes_judge", "autoencoder": "scenes_decoder",
@@ -90,7 +90,7 @@ class _Workshop:
     def train(self, part: str) -> None:
         """Train one part; what it needs of others is embedded first."""
         work, out = self.folder / "work" / part, self.out(part)
-        plan = Plan(**{"seed": self.cfg.seed, **plain(self.cfg[part])})
+        plan = StepPlan(**{"seed": self.cfg.seed, **plain(self.cfg[part])})
         given: dict[str, Any] = {"plan": plan, "work": work, "out": out}
         actions: dict[str, Callable[[], None]] = {
             "clip": lambda: self._clip(**given),

@@ -58,7 +58,7 @@ def adapt(cfg: DictConfig) -> Path:
     if not cfg.get("run"):
         raise ValueError("run: expected a trained run to adapt, got none. Give run=<folder under outputs/train>.")
     runs = runs_without(cfg.subject, fold_runs(cfg))
-    plan = Plan.of(cfg, runs[0])
+    plan = Adaptation.of(cfg, runs[0])
     name = str(cfg.name) if cfg.name != "default" else plan.name(runs[0].manifest["name"], cfg)
     label = str(cfg.label) if cfg.label not in ("default", cfg.name) else f"{runs[0].manifest['label']}_adapted"
     for number, run in enumerate(runs):
@@ -69,7 +69,7 @@ def adapt(cfg: DictConfig) -> Path:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Adaptation:
     """What is adapted to whom, and how.
 
     Parameters
@@ -96,7 +96,7 @@ class Plan:
     study: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cfg: DictConfig, run: FoldRun) -> Plan:
+    def of(cls, cfg: DictConfig, run: FoldRun) -> Adaptation:
         """Read the command and check it against the run and the study."""
         manifest, given = run.manifest, given_overrides()
         config = {k: v for k, v in copy.deepcopy(manifest["config"]).items() if k not in PLACE}
@@ -151,7 +151,7 @@ def in_steps(trainer: Mapping[str, Any], *, n_trials: int, steps: int | None) ->
     return {**trainer, "max_epochs": epochs, "check_val_every": max(1, epochs // VALIDATIONS), "patience": None}
 
 
-def _fold(path: Path, run: FoldRun, plan: Plan, *, cfg: DictConfig, facts: Mapping[str, Any]) -> None:
+def _fold(path: Path, run: FoldRun, plan: Adaptation, *, cfg: DictConfig, facts: Mapping[str, Any]) -> None:
     manifest, subject, root = run.manifest, plan.subject, outputs(cfg)
     place = {"fold": manifest["fold"], "split_seed": manifest["split_seed"], "decoder_seed": manifest["seed"]}
     data = build_data(plan.config, prepared=plan.prepared, caches=plan.caches, fold=place["fold"],
@@ -193,7 +193,7 @@ def _fold(path: Path, run: FoldRun, plan: Plan, *, cfg: DictConfig, facts: Mappi
                "caches": {name: relative(cache.folder, root) for name, cache in plan.caches.items()}})
 
 
-def _paired(data: BrainData, run: FoldRun, decoder: DeepDecoder, plan: Plan) -> BrainData | PairedData:
+def _paired(data: BrainData, run: FoldRun, decoder: DeepDecoder, plan: Adaptation) -> BrainData | PairedData:
     """Return the training data: with trials of known subjects beside the new one's, where there are to be any."""
     names = plan.settings["source_subjects"]
     if not names:

@@ -20,7 +20,7 @@ from brain2img.artifacts import claim
 from brain2img.stages.build import build, build_study, plain
 from brain2img.stages.workspace import folder_of
 from brain2img.studies.downloading.fetching import (
-    Part,
+    PartialFile,
     RemoteFile,
     Source,
     check_free_disk,
@@ -92,7 +92,7 @@ class Wanted:
     @property
     def missing(self) -> int:
         """Bytes still to fetch."""
-        return 0 if self.done or self.fetched else self.file.size - size_of(Part.of(self.target, self.file))
+        return 0 if self.done or self.fetched else self.file.size - size_of(PartialFile.of(self.target, self.file))
 
     @property
     def _note(self) -> Path:

@@ -55,7 +55,7 @@ class RemoteFile:
     address: str
 
 
-class Part:
+class PartialFile:
     """What has arrived of a file, beside it as ``<name>.<identity>.part``; an earlier run's is gone on with.
 
     The identity is that of size and checksum, so that what remains of another version is not gone on with.
@@ -131,7 +131,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def send(self, file: RemoteFile, part: Part) -> None:
+    def send(self, file: RemoteFile, part: PartialFile) -> None:
         """Write the bytes of `file` from ``part.position`` on into `part`.
 
         Raises
@@ -186,7 +186,7 @@ def fetch(source: Source, file: RemoteFile, target: Path, *, arrived: Callable[[
     target
         Where it is put.
     arrived
-        As for `Part`.
+        As for `PartialFile`.
 
     Raises
     ------
@@ -195,10 +195,10 @@ def fetch(source: Source, file: RemoteFile, target: Path, *, arrived: Callable[[
         is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = Part.of(target, file)
+    path = PartialFile.of(target, file)
 
     def go_on() -> None:
-        with Part(target, file, arrived=arrived) as part:
+        with PartialFile(target, file, arrived=arrived) as part:
             if part.position < part.size:
                 source.send(file, part)
             if part.position < part.size:

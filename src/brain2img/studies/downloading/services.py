@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from brain2img import __version__
-from brain2img.studies.downloading.fetching import Part, RemoteFile, Source
+from brain2img.studies.downloading.fetching import PartialFile, RemoteFile, Source
 
 _CHUNK = 2**16  # bytes; what is lost of one when a connection breaks is asked for again
 _TIMEOUT = 60  # s without a byte
@@ -56,7 +56,7 @@ class OSF(Source):
         root = f"{self.api}/nodes/{self.node}/files/osfstorage/?page[size]=100"
         return sorted(self._walk(root, "", pattern), key=lambda file: file.path)
 
-    def send(self, file: RemoteFile, part: Part) -> None:
+    def send(self, file: RemoteFile, part: PartialFile) -> None:
         """Ask for the rest over HTTP."""
         _send(file.address, part, what=f"{self}: {file.path}")
 
@@ -117,7 +117,7 @@ class Figshare(Source):
                 for entry in sorted(self._listed, key=lambda entry: entry["name"])
                 if fits(entry["name"], pattern) and not entry.get("is_link_only")]
 
-    def send(self, file: RemoteFile, part: Part) -> None:
+    def send(self, file: RemoteFile, part: PartialFile) -> None:
         """Ask for the rest over HTTP."""
         _send(file.address, part, what=f"{self}: {file.path}")
 
@@ -160,7 +160,7 @@ class HuggingFace(Source):
                 for entry in sorted(self._tree(folder, deep), key=lambda entry: entry.path)
                 if isinstance(entry, RepoFile) and fits(entry.path, pattern)]
 
-    def send(self, file: RemoteFile, part: Part) -> None:
+    def send(self, file: RemoteFile, part: PartialFile) -> None:
         """Ask for the rest over HTTP, with the token of who is logged in."""
         from huggingface_hub.utils import build_hf_headers
 
@@ -225,7 +225,7 @@ class S3(Source):
                 found.append(RemoteFile(path=path, size=entry["Size"], checksum=f"{kind}:{etag}", address=entry["Key"]))
         return found
 
-    def send(self, file: RemoteFile, part: Part) -> None:
+    def send(self, file: RemoteFile, part: PartialFile) -> None:
         """Ask for the rest, of the very version that was listed."""
         with self._errors(f"{self}/{file.path}"):
             body = self._client().get_object(Bucket=self.bucket, Key=file.address, Range=f"bytes={part.position}-",
@@ -289,7 +289,7 @@ def _json(url: str, *, what: str) -> Any:
         return answer.json()
 
 
-def _send(url: str, part: Part, *, what: str, headers: Mapping[str, str] | None = None, **cure: str) -> None:
+def _send(url: str, part: PartialFile, *, what: str, headers: Mapping[str, str] | None = None, **cure: str) -> None:
     """Write the rest of what lies at `url` into `part`, from the beginning where the server sends everything."""
     from pooch import HTTPDownloader
 
