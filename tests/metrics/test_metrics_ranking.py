@@ -51,7 +51,6 @@ def test_validation_in_training_ranks_as_the_metric_does():
 
     true = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     ids = [f"s{i}" for i in range(6)]
-    assert retrieval_top1(torch.ones(6, 4), torch.eye(6)[:, :4] + 1, ids) == pytest.approx(1 / 6, abs=1 / 6)
     assert retrieval_top1(torch.zeros(6, 4), true, ids) == pytest.approx(1 / 6)
 
 
