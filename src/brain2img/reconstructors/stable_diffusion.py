@@ -12,9 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
-from brain2img.pretrained.loading import device_of, load_config, load_diffusers
+from brain2img.pretrained.loading import load_config, load_diffusers
 from brain2img.records import EmbeddingSpec, Stimuli
 
 

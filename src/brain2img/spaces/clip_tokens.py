@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.records import EmbeddingSpec, Stimuli
@@ -61,7 +62,7 @@ class CLIPTokens(Space):
         if of not in ("image", "text"):
             raise ValueError(f"space {name!r}: expected of to be image or text, got {of!r}. Correct it.")
         self.model, self.of, self.n_captions, self.name = model, of, n_captions, name
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
 
     def _missing(self, error: Exception) -> ValueError:
         return ValueError(

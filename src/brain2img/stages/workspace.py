@@ -26,6 +26,7 @@ from brain2img.stages.build import (
     build_decoder,
     build_spaces,
     build_study,
+    class_of,
     identity_of_study,
     plain,
     trust,
@@ -106,7 +107,7 @@ def raw_id(cfg: DictConfig, study: Study, raw: Path | None) -> str:
 def prepared_folder(cfg: DictConfig) -> Path:
     """Return the folder of the prepared study that the configuration describes."""
     study, raw, config = build_study(cfg)
-    name = f"{getattr(study, 'variant', 'standard')}-{digest([config, raw_id(cfg, study, raw)], length=8)}"
+    name = f"{study.variant}-{digest([config, raw_id(cfg, study, raw)], length=8)}"
     return folder_of(cfg, "prepared", study.name, name)
 
 
@@ -145,7 +146,7 @@ def training_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that shapes a trained decoder."""
     keys = ["split", "data", "decoder", "seed"]
     config = {key: plain(cfg[key]) for key in keys}
-    if "deep" in config["decoder"]["_target_"]:
+    if class_of(config["decoder"], Decoder).has_parts:
         config |= {part: plain(cfg.get(part)) for part in PARTS}
     return config
 
