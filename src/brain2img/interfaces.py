@@ -401,6 +401,8 @@ class Maker(Part):
 
     needs: tuple[str, ...]
     """Names of the spaces it reads."""
+    tiny_shapes: Mapping[str, tuple[int, ...]]
+    """Space -> shape of an embedding that `tiny()` reads: what the contract tests hand it."""
 
     def uid(self) -> str:
         """Return the identity of its weights, beside what the configuration says; "" where it has none."""

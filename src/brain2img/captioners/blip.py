@@ -38,6 +38,8 @@ class BLIP(Captioner):
         Where the model runs; "auto" takes a GPU if there is one.
     """
 
+    tiny_shapes = {"blip": (5, 16)}
+
     def __init__(self, *, model: str, space: str = "blip", n_beams: int = 3, min_length: int = 5, max_length: int = 20,
                  repetition_penalty: float = 1.5, device: str = "auto") -> None:
         self.model, self.space, self.n_beams = model, space, n_beams

@@ -45,6 +45,8 @@ class GIT(Captioner):
         Where the model runs; "auto" takes a GPU if there is one.
     """
 
+    tiny_shapes = {"git": (5, 16)}
+
     def __init__(self, *, model: str, space: str = "git", n_beams: int = 1, max_length: int = 20,
                  device: str = "auto") -> None:
         self.model, self.space, self.n_beams, self.max_length = model, space, n_beams, max_length

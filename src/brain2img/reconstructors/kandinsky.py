@@ -65,6 +65,8 @@ class Kandinsky(Reconstructor):
         If a setting is out of range.
     """
 
+    tiny_shapes = {"clip": (12,)}
+
     def __init__(self, *, model: str, space: str = "clip", low_level_space: str | None = None, strength: float = 0.7,
                  n_steps: int = 20, guidance: float = 3.0, size: int = 64, scheduler: str | None = None,
                  negative: str = "zeros", device: str = "auto") -> None:

@@ -74,6 +74,8 @@ class StableDiffusion(Reconstructor):
         If a setting is out of range.
     """
 
+    tiny_shapes = {"vae": (4, 16, 16), "clip_text": (8, 8)}
+
     def __init__(self, *, model: str, start: str | Reconstructor = "vae", condition: str | Captioner = "clip_text",
                  depth: str | DepthOfStates | None = None, depth_spaces: Sequence[str] = (), strength: float = 0.8,
                  n_steps: int = 50, guidance: float = 5.0, size: int = 512, device: str = "auto") -> None:

@@ -75,6 +75,8 @@ class StructuralOptimisation(Reconstructor):
         If a setting is out of range.
     """
 
+    tiny_shapes = {"colours": (3, 16, 16)}
+
     def __init__(self, *, model: str, network: FeatureNetwork, layers: Mapping[str, str], subfolder: str = "",
                  size: int = 224, n_steps: int = 200, lr: float = 0.1, decay: float = 0.01, limit: float = 3.0,
                  device: str = "auto") -> None:

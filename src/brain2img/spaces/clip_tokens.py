@@ -176,5 +176,13 @@ class CLIPTokens(Space):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Return the space of published weights, which are only loaded when something is embedded."""
-        return cls()
+        """Return the tokens ``(17, 8)`` of an untrained network for pictures of 32 x 32 pixels."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        made = cls(model="tiny", device="cpu")
+        made._config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, image_size=32,
+                                        num_attention_heads=2, patch_size=8, projection_dim=8)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made._network = CLIPVisionModelWithProjection(made._config).eval().requires_grad_(False)
+        return made
