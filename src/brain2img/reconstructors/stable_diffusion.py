@@ -74,7 +74,7 @@ class StableDiffusion(Reconstructor):
         If a setting is out of range.
     """
 
-    tiny_shapes = {"vae": (4, 16, 16), "clip_text": (8, 8)}
+    tiny_shapes = {"vae": (4, 16, 16), "clip_text": (12, 16)}
 
     def __init__(self, *, model: str, start: str | Reconstructor = "vae", condition: str | Captioner = "clip_text",
                  depth: str | DepthOfStates | None = None, depth_spaces: Sequence[str] = (), strength: float = 0.8,
