@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +17,10 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from brain2img.artifacts import read_torch_file, writing
+from brain2img.schedule import cosine_ramp, moving_average
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,10 @@ class StepPlan:
             raise ValueError(f"training plan: expected ema between 0 and 1 or none, got {self.ema}. Correct it.")
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of a step (0 is the first)."""
+        """Return the learning rate of a step (0 is the first), of its number alone: resuming needs no scheduler."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+        return cosine_ramp(self.lr, 0.0, step=step - self.warmup, n_steps=self.steps - self.warmup + 1)
 
     def indices(self, step: int, *, n_items: int) -> np.ndarray:
         """Return the items ``(batch_size,)`` of a step: epoch after epoch in random order, from seed and step alone."""
@@ -156,7 +156,8 @@ class _State:
             [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": plan.weight_decay},
              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
             lr=plan.lr, betas=(0.9, 0.99), fused=True)
-        self.average = deepcopy(model).requires_grad_(False) if plan.ema else None
+        self.average = None if plan.ema is None else AveragedModel(
+            model, multi_avg_fn=moving_average(plan.ema), use_buffers=True)
         if path.exists():
             self._load()
 
@@ -200,18 +201,12 @@ class _State:
         nn.utils.clip_grad_norm_(self.model.parameters(), plan.gradient_clip)
         self.optimizer.step()
         self.step += 1
-        if self.average is not None and plan.ema:
-            decay = min(plan.ema, (1 + self.step) / (10 + self.step))
-            averaged, latest = self.average.state_dict(), self.model.state_dict()
-            for name, value in averaged.items():
-                if value.is_floating_point():
-                    value.lerp_(latest[name], 1 - decay)
-                else:
-                    value.copy_(latest[name])
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return {name: float(value.detach()) for name, value in terms.items()}
 
     def result(self) -> dict[str, Tensor]:
-        return (self.model if self.average is None else self.average).state_dict()
+        return (self.model if self.average is None else self.average.module).state_dict()
 
 
 def _append(path: Path, row: dict[str, float]) -> None:

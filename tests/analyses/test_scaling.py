@@ -27,9 +27,9 @@ def planted_ranks(seed=0, *, slope=0.1, hardware=("good", "bad"), n_stimuli=200,
             for draw in range(n_draws):
                 hit = rng.random(n_stimuli) < p
                 lines.append(pd.DataFrame({
-                    "hardware": name, "amount": amount, "draw": draw, "subject": "sub-01", "gallery": 200,
+                    "hardware": name, "amount": amount, "draw": draw, "subject": "sub-01", "candidates": 200, "tied": 0,
                     "stimulus_id": [f"s{k:03d}" for k in range(n_stimuli)], "n_averaged": 4,
-                    "rank": np.where(hit, 1, rng.integers(2, 201, n_stimuli))}))
+                    "above": np.where(hit, 0, rng.integers(1, 200, n_stimuli))}))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -49,7 +49,7 @@ def test_tables_hold_the_planted_laws_and_what_they_foretell():
     assert needed.at["good", "low"] < 200 < needed.at["good", "high"]
     assert needed.at["bad", "low"] < 800 < needed.at["bad", "high"]
     ranks = planted_ranks()
-    plain = ranks.assign(v=(200 - ranks["rank"]) / 199).groupby(["hardware", "amount"])["v"].mean()
+    plain = ranks.assign(v=(199 - ranks["above"]) / 199).groupby(["hardware", "amount"])["v"].mean()
     two_way = tables["scaling"].query("metric == 'two_way'").set_index(["hardware", "amount"])["value"]
     np.testing.assert_allclose(two_way, plain.loc[two_way.index])
 
@@ -63,7 +63,7 @@ def test_order_of_rows_does_not_matter():
 
 def test_flagged_points_are_left_out_unless_asked_for():
     ranks = planted_ranks(slope=0.15, hardware=("one",))
-    ranks.loc[ranks["amount"] == 50, "rank"] = 100  # never found
+    ranks.loc[ranks["amount"] == 50, "above"] = 99  # never found
     for use, n in ((False, 3), (True, 5)):
         tables = tabulated(ranks, {**SETTINGS, "use_flagged": use}, seed=0, ceilings={"top1": 0.7})
         top1 = tables["scaling"].query("metric == 'top1'")

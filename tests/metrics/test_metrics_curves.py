@@ -22,9 +22,8 @@ def ranks(*, tops, subjects=("sub-01",), seed=0, kind="sliding"):
                 rank = np.where(known, 1, rng.integers(1, GALLERY + 1, GALLERY))
                 lines.append(pd.DataFrame({
                     "kind": kind, "name": f"{window}", "start": window / 10, "stop": (window + 1) / 10,
-                    "n_channels": None, "space": space, "subject": subject, "gallery": GALLERY,
-                    "stimulus_id": [f"s{i:02d}" for i in range(GALLERY)], "rank": rank, "top1": (rank == 1) * 1.0,
-                    "top5": (rank <= 5) * 1.0, "two_way": (GALLERY - rank) / (GALLERY - 1)}))
+                    "n_channels": None, "space": space, "subject": subject, "candidates": GALLERY,
+                    "stimulus_id": [f"s{i:02d}" for i in range(GALLERY)], "above": rank - 1, "tied": 0}))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -66,7 +65,9 @@ def test_tables_are_means_with_chance_and_drops():
     without = without[without["name"] == "2"].assign(kind="sensor", name="Oz")
     table = table_of(pd.concat([whole, without]), seed=0).set_index(["kind", "subject", "metric"]).sort_index()
     assert table.loc[("whole", "mean"), "value"].to_dict() == {"top1": 1.0, "top5": 1.0, "two_way": 1.0}
-    assert table.loc[("whole", "mean"), "chance"].to_dict() == {"top1": 1 / 40, "top5": 5 / 40, "two_way": 0.5}
+    chance = table.loc[("whole", "mean"), "chance"].to_dict()
+    assert chance == pytest.approx({"top1": 1 / 40, "top5": 5 / 40, "two_way": 0.5})
     sensor = table.loc[("sensor", "sub-02", "two_way")]
-    assert sensor["drop"] == pytest.approx(1 - without.loc[without["subject"] == "sub-02", "two_way"].mean())
+    assert sensor["drop"] == pytest.approx(
+        without.loc[without["subject"] == "sub-02", "above"].mean() / (GALLERY - 1))
     assert sensor["drop_low"] < sensor["drop"] < sensor["drop_high"]

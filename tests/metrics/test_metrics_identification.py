@@ -3,11 +3,12 @@
 from itertools import combinations, permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import pearsonr
 
-from brain2img.metrics.identification import Identification, k_way
-from brain2img.metrics.ranking import Placement
+from brain2img.metrics.identification import Identification
+from brain2img.metrics.ranking import k_way
 from brain2img.records import Decoded
 
 
@@ -42,19 +43,19 @@ def test_k_way_equals_all_draws_and_all_orders_of_ties(k):
         for drawn in combinations(others, k - 1):
             orders = list(permutations([("truth", own), *(("other", s) for s in drawn)]))
             wins.append(np.mean([max(order, key=lambda c: c[1])[0] == "truth" for order in orders]))
-        placement = Placement(np.array([sum(s > own for s in others)]), np.array([sum(s == own for s in others)]),
-                              np.array([6]))
-        np.testing.assert_allclose(k_way(placement, k), [np.mean(wins)], atol=1e-12)
+        ranks = pd.DataFrame({"above": [sum(s > own for s in others)],
+                              "tied": [sum(s == own for s in others)], "candidates": [6]})
+        np.testing.assert_allclose(k_way(ranks, k), [np.mean(wins)], atol=1e-12)
 
 
 def test_fifty_way_of_a_large_gallery_equals_the_binomial_formula():
     from scipy.special import comb
 
     above = np.arange(1000)
-    placement = Placement(above, np.zeros(1000, dtype=int), np.full(1000, 1000))
-    np.testing.assert_allclose(k_way(placement, 50), comb(999 - above, 49) / comb(999, 49), atol=1e-13)
+    ranks = pd.DataFrame({"above": above, "tied": 0, "candidates": 1000})
+    np.testing.assert_allclose(k_way(ranks, 50), comb(999 - above, 49) / comb(999, 49), atol=1e-13)
     # over all ranks the mean is the chance level
-    assert k_way(placement, 50).mean() == pytest.approx(1 / 50, rel=1e-9)
+    assert k_way(ranks, 50).mean() == pytest.approx(1 / 50, rel=1e-9)
 
 
 def test_constant_predictions_score_exactly_chance():

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest
 
-from brain2img.metrics.ranking import placements, similarity
+from brain2img.metrics.ranking import rank_table, similarity
 from brain2img.metrics.retrieval import Retrieval
 from brain2img.records import Decoded
 
@@ -145,8 +145,8 @@ def test_shuffled_predictions_are_at_chance():
 
 def test_an_undefined_distractor_counts_as_zero():
     scores = np.array([[0.4, np.nan, 0.2]])
-    placement = placements(scores, np.array([0]), direction="image_from_brain")
-    assert (placement.above[0], placement.tied[0], placement.rank[0]) == (0, 0, 1)
+    ranks = rank_table(scores, np.array([0]))
+    assert ranks.to_dict("records") == [{"above": 0, "tied": 0, "rank": 1.0, "candidates": 3}]
 
 
 def test_messages():
@@ -174,4 +174,4 @@ def test_messages():
     with pytest.raises(ValueError, match="expected a similarity of"):
         Retrieval(similarity="dot")
     with pytest.raises(ValueError, match="direction: expected one of"):
-        placements(true, np.arange(3), direction="sideways")
+        rank_table(true, np.arange(3), direction="sideways")

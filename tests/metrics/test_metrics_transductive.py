@@ -3,13 +3,14 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binom, hypergeom, skew
 from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 
 import brain2img.metrics.transductive_retrieval as transductive
 from brain2img.metrics.k_way import KWay
-from brain2img.metrics.ranking import Placement, k_way
+from brain2img.metrics.ranking import k_way
 from brain2img.metrics.retrieval import Retrieval
 from brain2img.metrics.transductive_retrieval import TransductiveRetrieval, csls, hubness, hubness_by_chance, whiten
 from brain2img.records import Decoded
@@ -108,16 +109,16 @@ def test_top_of_k_equals_all_draws_and_all_orders_of_ties(k, top):
         for drawn in combinations(others, k - 1):
             better, equal = sum(s > own for s in drawn), sum(s == own for s in drawn)
             hits.append(np.mean([better + place < top for place in range(equal + 1)]))
-        placement = Placement(np.array([above]), np.array([tied]), np.array([7]))
-        np.testing.assert_allclose(k_way(placement, k, top=top), [np.mean(hits)], atol=1e-12)
+        ranks = pd.DataFrame({"above": [above], "tied": [tied], "candidates": [7]})
+        np.testing.assert_allclose(k_way(ranks, k, top=top), [np.mean(hits)], atol=1e-12)
 
 
 def test_k_way_of_200_equals_the_hypergeometric_distribution_and_plain_top_k():
     above = np.arange(200)
-    placement = Placement(above, np.zeros(200, dtype=int), np.full(200, 200))
+    ranks = pd.DataFrame({"above": above, "tied": 0, "candidates": 200})
     for k in (50, 100):
-        np.testing.assert_allclose(k_way(placement, k, top=5), hypergeom(199, above, k - 1).cdf(4), atol=1e-12)
-    np.testing.assert_array_equal(k_way(placement, 200, top=5), above < 5)
+        np.testing.assert_allclose(k_way(ranks, k, top=5), hypergeom(199, above, k - 1).cdf(4), atol=1e-12)
+    np.testing.assert_array_equal(k_way(ranks, 200, top=5), above < 5)
     rng = np.random.default_rng(5)
     true = rng.standard_normal((200, 12))
     both = decoded(true + 2 * rng.standard_normal(true.shape), true)

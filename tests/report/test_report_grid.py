@@ -28,11 +28,11 @@ def test_ranks_agree_with_scipy():
     np.testing.assert_allclose(similarity, cosine[np.arange(7), truth])
 
 
-def test_ranks_of_rows_with_nan_are_last():
+def test_a_row_with_nan_knows_nothing_and_ties_with_all():
     gallery = np.eye(4)
     decoded = gallery.copy()
     decoded[2, 0] = np.nan
-    assert ranks(decoded, gallery, truth=np.arange(4))[0].tolist() == [1, 1, 4, 1]
+    assert ranks(decoded, gallery, truth=np.arange(4))[0].tolist() == [1, 1, 2.5, 1]
 
 
 @pytest.mark.parametrize("n", [4, 5, 7, 8, 9, 13, 40])

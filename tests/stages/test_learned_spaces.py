@@ -85,7 +85,7 @@ def test_one_factor_off(command, tmp_path):
     assert table.loc[("recipe", "test", "top1"), "n_seeds"] == 2
     for (row, split), group in ranks.groupby(["row", "split"]):
         assert table.loc[(row, split, "top5"), "value"] == pytest.approx((group["rank"] <= 5).mean())
-        assert group["gallery"].eq({"val": 20, "test": 200}[split]).all()
+        assert group["candidates"].eq({"val": 20, "test": 200}[split]).all()
     key = ["subject", "stimulus_id"]
     first = ranks[(ranks["seed"] == 0) & (ranks["split"] == "test")].set_index(key)
     one, other = (first.loc[first["row"] == row, "rank"] for row in ("single_trials", "recipe"))

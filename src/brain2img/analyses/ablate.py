@@ -14,11 +14,12 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import Predictions, digest, open_folder, read_table, write_table
+from brain2img.artifacts import Predictions, digest, open_folder, write_table
 from brain2img.metrics.intervals import bootstrap, paired_difference
-from brain2img.metrics.ranking import placements, similarity
+from brain2img.metrics.ranking import RankScore, rank_table, similarity
 from brain2img.report.ablation import write_ablation
 from brain2img.stages.build import plain
+from brain2img.stages.decoded_ranks import ideal_ranks
 from brain2img.stages.embed import embed
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
@@ -142,13 +143,13 @@ def _all_ranks(rows: list[Row], runs: Mapping[tuple[str, int], tuple[DictConfig,
         for seed in row.seeds:
             for part in _similarities(*runs[row.key, seed], split=split):
                 similarities.setdefault(row.key, []).append(part)
-                yield _placed(part).assign(row=row.key, seed=seed, split=split)
+                yield _ranked(part).assign(row=row.key, seed=seed, split=split)
     for name, keys in ensembles.items():
         together: dict[str, list[_Similarities]] = {}
         for part in (part for key in keys for part in _row_means(similarities[key])):
             together.setdefault(part.subject, []).append(part)
         for parts in together.values():
-            yield _placed(_mean(parts)).assign(row=name, seed=-1, split=split)
+            yield _ranked(_mean(parts)).assign(row=name, seed=-1, split=split)
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,10 @@ def _mean(parts: list[_Similarities]) -> _Similarities:
     return _Similarities(first.subject, first.rows, first.ids, total / len(parts))
 
 
-def _placed(part: _Similarities) -> pd.DataFrame:
+def _ranked(part: _Similarities) -> pd.DataFrame:
     truth = np.searchsorted(part.ids, part.rows["stimulus_id"])
-    rank = placements(part.values, truth, direction="image_from_brain").rank
-    return part.rows[["subject", "stimulus_id", "n_averaged"]].assign(rank=rank, gallery=len(part.ids))
+    ranks = rank_table(part.values, truth).set_index(part.rows.index)
+    return part.rows[["subject", "stimulus_id", "n_averaged"]].join(ranks)
 
 
 def _table(ranks: pd.DataFrame, rows: list[Row], *, seed: int) -> pd.DataFrame:
@@ -202,14 +203,14 @@ def _table(ranks: pd.DataFrame, rows: list[Row], *, seed: int) -> pd.DataFrame:
     labels = {row.key: row.label for row in rows}
     for (split, key), group in ranks.groupby(["split", "row"], sort=False):
         full = ranks[(ranks["split"] == split) & (ranks["row"] == FULL)]
-        for k in (1, 5):
-            hits = group.assign(hit=(group["rank"] <= k).astype(float))
+        for score in (RankScore.named("top1"), RankScore.named("top5")):
+            hits = group.assign(hit=score.values(group))
             low, high = bootstrap(hits["hit"].to_numpy(), hits["stimulus_id"].to_numpy(), generator=rng)
-            line = {"row": key, "label": labels.get(key, key), "split": split, "metric": f"top{k}",
+            line = {"row": key, "label": labels.get(key, key), "split": split, "metric": score.name,
                     "value": hits["hit"].mean(), "low": low, "high": high, "n_seeds": hits["seed"].nunique(),
-                    "seed_sd": hits.groupby("seed")["hit"].mean().std(), "gallery": int(group["gallery"].iloc[0]),
+                    "seed_sd": hits.groupby("seed")["hit"].mean().std(), "gallery": int(group["candidates"].max()),
                     "repetitions": group["n_averaged"].median()}
-            change = _difference(hits, full.assign(hit=(full["rank"] <= k).astype(float)), rng=rng)
+            change = _difference(hits, full.assign(hit=score.values(full)), rng=rng)
             line |= dict(zip(("difference", "difference_low", "difference_high"), change, strict=True))
             lines.append(line)
     return pd.DataFrame(lines)
@@ -229,9 +230,7 @@ def _difference(hits: pd.DataFrame, full: pd.DataFrame, *, rng: np.random.Genera
 
 def _ceiling(run: FoldRun) -> float | None:
     """Return top-1 of the ideal observer with all repetitions, of a simulated study."""
-    path = run.prepared.folder / "ceiling.parquet"
-    if not path.exists():
+    ranks = ideal_ranks(run.prepared)
+    if ranks is None:
         return None
-    ranks = read_table(path)
-    ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
-    return float((ranks["rank"] <= 1).mean())
+    return float(RankScore.named("top1").values(ranks[ranks["direction"] == "image_from_brain"]).mean())

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.analyses.sweep import placed
 from brain2img.artifacts import open_folder, write_table
 from brain2img.decoders.settings import epoch_file, read_checkpoint
-from brain2img.metrics.intervals import bootstrap
+from brain2img.metrics.ranking import accuracy
+from brain2img.stages.decoded_ranks import ranks_of_run
 from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
@@ -49,17 +49,13 @@ def legacy_last_epochs_mean(cfg: DictConfig) -> Path:
     ranks = pd.concat([table.assign(run=number) for number, (run, last) in enumerate(zip(runs, epochs, strict=True))
                        for table in _ranks(run, last, cfg=cfg)], ignore_index=True)
     write_table(folder.work / "ranks.parquet", ranks)
-    lines, rng = [], np.random.default_rng([cfg.seed, 12])
-    for subject, group in ranks.groupby("subject", sort=False):
-        for k in (1, 5):
-            hits = (group["rank"] <= k).to_numpy(dtype=float)
-            low, high = bootstrap(hits, stimuli=group["stimulus_id"].to_numpy(), generator=rng)
-            lines.append({"subject": subject, "metric": f"{name}_top{k}", "value": hits.mean(), "low": low,
-                          "high": high, "chance": k / group["gallery"].iloc[0], "gallery": group["gallery"].iloc[0],
-                          "repetitions": group["n_averaged"].median(), "epochs": n, "space": space})
-            log.info("%s, %s: %.1f %% over %d epochs", subject, lines[-1]["metric"], 100 * hits.mean(), n)
-    write_table(folder.work / f"{name}.parquet", pd.DataFrame(lines).assign(
-        study=runs[0].manifest["study_name"], decoder=runs[0].manifest["label"]))
+    table = accuracy(ranks, by=["subject"], generator=np.random.default_rng([cfg.seed, 12]))
+    table["metric"] = f"{name}_" + table["metric"]
+    for line in table.itertuples():
+        log.info("%s, %s: %.1f %% over %d epochs", line.subject, line.metric, 100 * line.value, n)
+    write_table(folder.work / f"{name}.parquet", table.assign(
+        repetitions=ranks["n_averaged"].median(), epochs=n, space=space, study=runs[0].manifest["study_name"],
+        decoder=runs[0].manifest["label"]))
     folder.finish()
     return folder.path
 
@@ -90,5 +86,5 @@ def _ranks(run: FoldRun, epochs: list[int], *, cfg: DictConfig) -> Iterator[pd.D
                          f"changes with the epoch, got {space!r}. Set headline.space.")
     for epoch in epochs:
         decoder.load_epoch(run.folder, epoch)
-        yield placed(run, data, space=space, split=cfg.predict_split, batch_size=cfg.batch_size,
+        yield ranks_of_run(run, data, space=space, split=cfg.predict_split, batch_size=cfg.batch_size,
                      decoder=decoder).assign(epoch=epoch)

@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 
 from brain2img.artifacts import open_folder, write_table
 from brain2img.data.datamodule import BrainData
-from brain2img.data.dataset import chunks
-from brain2img.metrics.intervals import bootstrap
-from brain2img.metrics.ranking import placements, similarity
+from brain2img.metrics.ranking import accuracy
 from brain2img.stages.build import plain
+from brain2img.stages.decoded_ranks import decode, rank_rows
 from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,8 @@ def repetitions(cfg: DictConfig) -> Path:
                        for table in _ranks(run, fold, counts=counts, galleries=galleries, cfg=cfg, number=number)],
                       ignore_index=True)
     write_table(folder.work / "ranks.parquet", ranks)
-    curve = _curve(ranks, seed=cfg.seed)
+    curve = accuracy(ranks, by=["subject", "repetitions", "space", "direction"],
+                     generator=np.random.default_rng([cfg.seed, 8]))
     write_table(folder.work / "repetitions.parquet",
                 curve.assign(study=data[0].study.name, decoder=runs[0].manifest["label"]))
     folder.finish()
@@ -82,28 +82,7 @@ def _ranks(run: FoldRun, data: BrainData, *, counts: Sequence[int], galleries: M
         # all repetitions can be drawn in one way only
         draws = 1 if count == available else cfg.repetition_curve.n_draws
         items = data.items("test", n_averaged=count, n_draws=draws, seed=cfg.seed)
-        predicted = np.concatenate([decoder.predict(data.batch(items.iloc[part]))[space]
-                                    for part in chunks(len(items), cfg.batch_size)])
-        for subject, group in items.groupby("subject", sort=False):
-            ids = galleries[subject]
-            truth = np.searchsorted(ids, group["stimulus_id"])
-            true = data.target(space, ids).reshape(len(ids), -1)
-            decoded = predicted[group.index].reshape(len(group), -1)
-            ranks = placements(similarity(decoded, true, kind="cosine"), truth, direction="image_from_brain").rank
-            yield group[["subject", "stimulus_id", "draw"]].assign(
-                repetitions=count, rank=ranks, gallery=len(ids), space=space, direction="image_from_brain", run=number)
+        predicted = decode(decoder, data, items, batch_size=cfg.batch_size)[space]
+        yield rank_rows(items, predicted, true=lambda ids: data.target(space, ids), galleries=galleries).assign(
+            repetitions=count, space=space, direction="image_from_brain", run=number)
         log.info("fold %d: %d of %d repetitions", number, count, counts[-1])
-
-
-def _curve(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """Return top-1 and top-5 over repetitions for every subject, with bootstrap intervals over stimuli."""
-    lines = []
-    rng = np.random.default_rng([seed, 8])
-    keys = ["subject", "repetitions", "space", "direction", "gallery"]
-    for key, group in ranks.groupby(keys, sort=False):
-        for k in (1, 5):
-            values = (group["rank"] <= k).to_numpy(dtype=float)
-            low, high = bootstrap(values, stimuli=group["stimulus_id"].to_numpy(), generator=rng)
-            lines.append({**dict(zip(keys, key, strict=True)), "metric": f"top{k}", "value": values.mean(), "low": low,
-                          "high": high, "chance": k / group["gallery"].iloc[0]})
-    return pd.DataFrame(lines)

@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
-from brain2img.analyses.sweep import placed
-from brain2img.artifacts import digest, open_folder, read_table, safe_name, write_table
+from brain2img.artifacts import digest, open_folder, safe_name, write_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.metrics.intervals import bootstrap
+from brain2img.metrics.ranking import RankScore
 from brain2img.metrics.scaling_law import ScalingLaw, check_distance, fit_law, flag, resampled_means
 from brain2img.report.scaling import write_scaling
 from brain2img.stages.build import plain
+from brain2img.stages.decoded_ranks import ideal_ranks, ranks_of_run
 from brain2img.stages.embed import embed
 from brain2img.stages.prepare import prepare
 from brain2img.stages.train import train
@@ -177,7 +178,7 @@ def _ranks(cfg: DictConfig, point: Point, runs: Sequence[FoldRun], *, axis: str)
     lines = []
     for run in runs:
         data = run.data()
-        found = placed(run, data, space=cfg.headline.space, split=cfg.predict_split, batch_size=cfg.batch_size)
+        found = ranks_of_run(run, data, space=cfg.headline.space, split=cfg.predict_split, batch_size=cfg.batch_size)
         if axis == "subjects":
             amount = len(point.subjects or ())
         else:
@@ -198,7 +199,7 @@ def tabulated(ranks: pd.DataFrame, settings: Mapping[str, Any], *, seed: int,
     Parameters
     ----------
     ranks
-        hardware, amount, draw, subject, stimulus_id, rank, gallery, n_averaged.
+        hardware, amount, draw, subject, stimulus_id, n_averaged, and `brain2img.metrics.ranking.rank_table`.
     settings
         link, use_flagged, extrapolate, beyond, needed.
     seed
@@ -209,16 +210,17 @@ def tabulated(ranks: pd.DataFrame, settings: Mapping[str, Any], *, seed: int,
     rng = np.random.default_rng([seed, 14])
     tables: dict[str, list[dict[str, Any]]] = {"scaling": [], "fits": [], "extrapolated": [], "needed": []}
     for hardware, metric in product(ranks["hardware"].unique(), METRICS):
-        mine = ranks[ranks["hardware"] == hardware].assign(value=lambda t, m=metric: _values(t, metric=m))
+        score, mine = RankScore.named(metric), ranks[ranks["hardware"] == hardware]
+        mine = mine.assign(value=score.values(mine))
         key = {"hardware": hardware, "metric": metric}
-        chance = 0.5 if metric == "two_way" else int(metric[3:]) / int(mine["gallery"].iloc[0])
+        chance = float(score.chance(mine["candidates"]).mean())
         cells, lines = [], []
         for amount, group in mine.groupby("amount"):
             cells.append(group.pivot_table(index="draw", columns="stimulus_id", values="value").to_numpy())
             value = float(cells[-1].mean())
             low, high = bootstrap(group["value"].to_numpy(), group["stimulus_id"].to_numpy(), generator=rng)
             lines.append({**key, "amount": amount, "value": value, "low": low, "high": high, "chance": chance,
-                          "gallery": int(group["gallery"].iloc[0]), "n_draws": group["draw"].nunique(),
+                          "gallery": int(group["candidates"].max()), "n_draws": group["draw"].nunique(),
                           "repetitions": group["n_averaged"].median(),
                           "flag": flag(value, low, chance=chance, ceiling=ceilings.get(metric, 1.0))})
         tables["scaling"] += lines
@@ -253,13 +255,6 @@ def tabulated(ranks: pd.DataFrame, settings: Mapping[str, Any], *, seed: int,
     return {name: pd.DataFrame(lines) for name, lines in tables.items()}
 
 
-def _values(ranks: pd.DataFrame, *, metric: str) -> pd.Series:
-    """Return the score of every row: whether the stimulus is among the first k, or the share of the others beaten."""
-    if metric == "two_way":
-        return (ranks["gallery"] - ranks["rank"]) / (ranks["gallery"] - 1)
-    return (ranks["rank"] <= int(metric[3:])).astype(float)
-
-
 def _described(law: ScalingLaw) -> dict[str, float]:
     low, high = np.quantile(law.draws, [0.025, 0.975], axis=0)
     return {f"{name}{end}": float(values[i]) for i, name in enumerate(("intercept", "slope"))
@@ -279,9 +274,8 @@ def _held_out(fit: Any, kept: np.ndarray, points: pd.DataFrame, drawn: np.ndarra
 
 def _ceilings(run: FoldRun) -> dict[str, float]:
     """Return what the ideal observer of a simulated study reaches with all repetitions and channels."""
-    path = run.prepared.folder / "ceiling.parquet"
-    if not path.exists():
+    ranks = ideal_ranks(run.prepared)
+    if ranks is None:
         return {}
-    ranks = read_table(path)
-    ranks = ranks[(ranks["repetitions"] == ranks["repetitions"].max()) & (ranks["direction"] == "image_from_brain")]
-    return {f"top{k}": float((ranks["rank"] <= k).mean()) for k in (1, 5)}
+    ranks = ranks[ranks["direction"] == "image_from_brain"]
+    return {name: float(RankScore.named(name).values(ranks).mean()) for name in ("top1", "top5")}

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, open_dict
 
 from brain2img.artifacts import open_folder, read_manifest, write_table
-from brain2img.data.datamodule import BrainData
-from brain2img.data.dataset import chunks
 from brain2img.data.trials import seconds_per_trial
 from brain2img.decoders.settings import read_checkpoint
-from brain2img.interfaces import Decoder
-from brain2img.metrics.intervals import bootstrap, paired_difference
-from brain2img.metrics.ranking import placements, similarity
+from brain2img.metrics.intervals import paired_difference
+from brain2img.metrics.ranking import RankScore, accuracy
 from brain2img.report.sweep import write_sweep
 from brain2img.stages.adapt import Adaptation, adapt, in_steps
 from brain2img.stages.build import plain
+from brain2img.stages.decoded_ranks import ranks_of_run
 from brain2img.stages.new_subject import runs_without
 from brain2img.stages.train import train_fold
 from brain2img.stages.workspace import FoldRun, fold_order, fold_runs, folder_of, outputs
@@ -102,7 +99,7 @@ def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -
 def _ranks(run: FoldRun, *, space: str, split: str, batch_size: int) -> pd.DataFrame:
     """Rank the stimuli of a split for one trained model, with what it was trained on and how it was chosen."""
     data = run.data()
-    found = placed(run, data, space=space, split=split, batch_size=batch_size)
+    found = ranks_of_run(run, data, space=space, split=split, batch_size=batch_size)
     used = data.trials[data.trials["split"] == "train"]
     seconds = seconds_per_trial(data.trials)
     facts = read_checkpoint(run.folder / "best.ckpt")
@@ -112,55 +109,26 @@ def _ranks(run: FoldRun, *, space: str, split: str, batch_size: int) -> pd.DataF
         validation=facts.get("score"))
 
 
-def placed(run: FoldRun, data: BrainData, *, space: str, split: str, batch_size: int,
-           decoder: Decoder | None = None) -> pd.DataFrame:
-    """Return subject, stimulus_id, n_averaged, gallery and rank of a split's stimuli, repetitions averaged.
-
-    The decoder is that of the run, unless one is given.
-
-    Raises
-    ------
-    ValueError
-        If the split has no trials.
-    """
-    decoder, items = decoder or run.decoder(data), data.items(split)
-    if items.empty:
-        raise ValueError(f"run {run.folder}: expected trials in split {split!r}, got none. Choose another "
-                         "predict_split.")
-    predicted = np.concatenate([decoder.predict(data.batch(items.iloc[part]))[space]
-                                for part in chunks(len(items), batch_size)]).reshape(len(items), -1)
-    ids = sorted(set(items["stimulus_id"]))
-    true = data.target(space, ids).reshape(len(ids), -1)
-    truth = np.searchsorted(ids, items["stimulus_id"])
-    rank = placements(similarity(predicted, true, kind="cosine"), truth, direction="image_from_brain").rank
-    return items[["subject", "stimulus_id", "n_averaged"]].assign(gallery=len(ids), rank=rank)
-
-
 def _table(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return accuracy over trials for both models, means over subsets, with bootstrap intervals over stimuli."""
-    lines, rng = [], np.random.default_rng([seed, 9])
-    for (model, trials), group in ranks.groupby(["model", "trials"], sort=False):
-        line: dict[str, Any] = {"model": model, "trials": trials, "minutes": group["minutes"].iloc[0],
-                                "subject": group["subject"].iloc[0], "gallery": group["gallery"].iloc[0],
-                                "repetitions": group["n_averaged"].median(), "n_draws": group["draw"].nunique(),
-                                "monitor": group["monitor"].iloc[0],
-                                "validation": group.groupby(["draw", "fold", "seed"])["validation"].first().mean()}
-        for k in (1, 5):
-            values = (group["rank"] <= k).to_numpy(dtype=float)
-            low, high = bootstrap(values, stimuli=group["stimulus_id"].to_numpy(), generator=rng)
-            lines.append({**line, "metric": f"top{k}", "value": values.mean(), "low": low, "high": high,
-                          "chance": k / line["gallery"]})
-    return pd.DataFrame(lines).sort_values(["metric", "trials", "model"], ignore_index=True)
+    keys, rng = ["model", "trials"], np.random.default_rng([seed, 9])
+    facts = ranks.groupby(keys).agg(minutes=("minutes", "first"), subject=("subject", "first"),
+                                    repetitions=("n_averaged", "median"), n_draws=("draw", "nunique"),
+                                    monitor=("monitor", "first"))
+    one_each = ranks.drop_duplicates([*keys, "draw", "fold", "seed"])
+    facts["validation"] = one_each.groupby(keys)["validation"].mean()
+    table = accuracy(ranks, by=keys, generator=rng).merge(facts.reset_index(), on=keys)
+    return table.sort_values(["metric", "trials", "model"], ignore_index=True)
 
 
 def _differences(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return adapted minus dedicated for every amount, paired by stimulus and subset."""
     keys, lines, rng = ["draw", "fold", "seed", "stimulus_id"], [], np.random.default_rng([seed, 10])
     for trials, group in ranks.groupby("trials", sort=True):
-        a, b = (group[group["model"] == m].set_index(keys)["rank"].sort_index() for m in (ADAPTED, DEDICATED))
+        a, b = (group[group["model"] == m].set_index(keys).sort_index() for m in (ADAPTED, DEDICATED))
         assert a.index.equals(b.index), "both models rank the same stimuli"
-        for k in (1, 5):
-            mean, low, high = paired_difference((a <= k).to_numpy(), (b <= k).to_numpy(), generator=rng,
+        for score in (RankScore.named("top1"), RankScore.named("top5")):
+            mean, low, high = paired_difference(score.values(a), score.values(b), generator=rng,
                                                 stimuli=a.index.get_level_values("stimulus_id").to_numpy())
-            lines.append({"trials": trials, "metric": f"top{k}", "difference": mean, "low": low, "high": high})
+            lines.append({"trials": trials, "metric": score.name, "difference": mean, "low": low, "high": high})
     return pd.DataFrame(lines)

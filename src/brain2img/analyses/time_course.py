@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from brain2img.artifacts import open_folder, write_table
 from brain2img.data.datamodule import BrainData
-from brain2img.metrics.intervals import bootstrap
-from brain2img.metrics.ranking import placements, similarity
+from brain2img.metrics.ranking import accuracy
 from brain2img.stages.build import build_data, plain
+from brain2img.stages.decoded_ranks import rank_rows
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import folder_of, one_fold
 
@@ -49,7 +49,7 @@ def time_course(cfg: DictConfig) -> Path:
     tables = [_subject(data, subject, space=cfg.headline.space, seed=cfg.seed, **settings)
               for subject in data.subjects]
     write_table(folder.work / "time_course.parquet", pd.concat(tables, ignore_index=True).assign(
-        study=data.study.name, decoder="ridge", space=cfg.headline.space, metric="two_way", chance=0.5))
+        study=data.study.name, decoder="ridge", space=cfg.headline.space))
     folder.finish()
     return folder.path
 
@@ -60,9 +60,6 @@ def _subject(data: BrainData, subject: str, *, space: str, seed: int, width: flo
     x_train = data.signals(subject, train["trial_ids"].tolist())
     x_test = data.signals(subject, test["trial_ids"].tolist())
     target = data.target(space, train["stimulus_id"].tolist()).reshape(len(train), -1)
-    ids = sorted(set(test["stimulus_id"]))
-    truth = np.searchsorted(ids, test["stimulus_id"])
-    gallery = data.target(space, ids).reshape(len(ids), -1)
     sfreq = float(spec.sfreq or 1.0)
     samples, hop = max(1, round(width * sfreq)), max(1, round(step * sfreq))
     lines = []
@@ -72,13 +69,11 @@ def _subject(data: BrainData, subject: str, *, space: str, seed: int, width: flo
         a, b = (np.concatenate([part.mean(axis=2) for part in np.array_split(x[:, :, cut], min(3, samples), axis=2)],
                                axis=1) for x in (x_train, x_test))
         predicted = _ridge(a, target, b)
-        ranks = placements(similarity(predicted, gallery, kind="correlation"), truth, direction="image_from_brain").rank
-        values = (len(ids) - ranks) / (len(ids) - 1)
-        low, high = bootstrap(values, stimuli=np.asarray(test["stimulus_id"]),
-                                     generator=np.random.default_rng([seed, start, 9]))
-        lines.append({"subject": subject, "time": float(spec.times[cut].mean()), "width": width, "value": values.mean(),
-                      "low": low, "high": high})
-    return pd.DataFrame(lines)
+        ranks = rank_rows(test, predicted, true=lambda ids: data.target(space, ids), kind="correlation")
+        lines.append(accuracy(ranks, by=["subject"], metrics=["two_way"],
+                              generator=np.random.default_rng([seed, start, 9])).assign(
+                                  time=float(spec.times[cut].mean()), width=width))
+    return pd.concat(lines)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:

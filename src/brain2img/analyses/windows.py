@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.data.windows import Window, kept, region_channels, sliding
 from brain2img.metrics.curves import clusters, peaks, table_of
-from brain2img.metrics.ranking import k_way, placements, similarity, top_k
 from brain2img.records import BrainBatch, SignalSpec
 from brain2img.report.windows import write_windows
 from brain2img.stages.build import plain
+from brain2img.stages.decoded_ranks import rank_rows
 from brain2img.stages.progress import progress
 from brain2img.stages.train import train_again
 from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
@@ -32,7 +33,7 @@ METHODS = ("train", "ridge", "mask")
 
 
 @dataclass(frozen=True)
-class Part:
+class Extent:
     """What is decoded from: a kind ("whole", "growing", "sliding", "region", "sensor"), and which window or channels.
 
     Of a sensor, all others.
@@ -114,7 +115,7 @@ def windows(cfg: DictConfig) -> Path:
     return folder.path
 
 
-def parts_of(settings: Mapping[str, Any], specs: Sequence[SignalSpec], *, used: Sequence[SignalSpec]) -> list[Part]:
+def parts_of(settings: Mapping[str, Any], specs: Sequence[SignalSpec], *, used: Sequence[SignalSpec]) -> list[Extent]:
     """Return everything that is asked for, the whole first.
 
     Parameters
@@ -137,7 +138,7 @@ def parts_of(settings: Mapping[str, Any], specs: Sequence[SignalSpec], *, used: 
     asked = [("growing", Window(0.0, stop)) for stop in settings["growing"] or []]
     if settings["sliding"]:
         asked += [("sliding", window) for window in sliding(specs[0], **settings["sliding"])]
-    parts = [Part(kind, window.name, window) for kind, window in asked
+    parts = [Extent(kind, window.name, window) for kind, window in asked
              if all(window.samples(spec) is not None for spec in specs)]
     outside = [window.name for kind, window in asked if (kind, window) not in [(p.kind, p.window) for p in parts]]
     if outside:
@@ -147,14 +148,14 @@ def parts_of(settings: Mapping[str, Any], specs: Sequence[SignalSpec], *, used: 
         raise ValueError(f"windows: expected some within {specs[0].times[0]:.3f} to {specs[0].times[-1]:.3f} s, got "
                          f"{', '.join(outside)} ms. Correct windows.growing and windows.sliding.")
     if settings["regions"]:
-        parts += [Part("region", name, channels=tuple(names)) for name, names in region_channels(used).items()]
+        parts += [Extent("region", name, channels=tuple(names)) for name, names in region_channels(used).items()]
     if settings["sensors"]:
         names = used[0].ch_names
         if any(spec.ch_names != names for spec in used):
             raise ValueError("windows.sensors: expected the same channels for all subjects, got different ones. Set "
                              "windows.sensors=false, or select the same channels.")
-        parts += [Part("sensor", name, channels=tuple(n for n in names if n != name)) for name in names]
-    return [Part("whole", "all"), *parts]
+        parts += [Extent("sensor", name, channels=tuple(n for n in names if n != name)) for name in names]
+    return [Extent("whole", "all"), *parts]
 
 
 def scaled(encoder: Mapping[str, Any], *, n_times: int, whole: int) -> dict[str, int]:
@@ -170,7 +171,7 @@ def scaled(encoder: Mapping[str, Any], *, n_times: int, whole: int) -> dict[str,
     return {**found, **({"bin": n_bins} if "bin" in encoder else {})}
 
 
-def _trained(run: FoldRun, parts: Sequence[Part], *, galleries: Mapping[str, list[str]], cfg: DictConfig,
+def _trained(run: FoldRun, parts: Sequence[Extent], *, galleries: Mapping[str, list[str]], cfg: DictConfig,
              specs: Mapping[str, SignalSpec]) -> Iterator[pd.DataFrame]:
     """Train a decoder for every part of one fold, and yield the ranks."""
     settings, config = plain(cfg.windows), run.manifest["config"]
@@ -196,7 +197,7 @@ def _trained(run: FoldRun, parts: Sequence[Part], *, galleries: Mapping[str, lis
         yield from _ranks(fold, data, _batches(data, cfg.batch_size), part, galleries=galleries)
 
 
-def _masked(run: FoldRun, data: BrainData, parts: Sequence[Part], *, galleries: Mapping[str, list[str]],
+def _masked(run: FoldRun, data: BrainData, parts: Sequence[Extent], *, galleries: Mapping[str, list[str]],
             batch_size: int) -> Iterator[pd.DataFrame]:
     """Decode one fold with all values outside of each part at 0, and yield the ranks."""
     batches, decoder = _batches(data, batch_size), run.decoder(data)
@@ -220,7 +221,7 @@ def _batches(data: BrainData, batch_size: int) -> list[tuple[pd.DataFrame, Brain
     return found
 
 
-def _ranks(run: FoldRun, data: BrainData, batches: Sequence[tuple[pd.DataFrame, BrainBatch]], part: Part, *,
+def _ranks(run: FoldRun, data: BrainData, batches: Sequence[tuple[pd.DataFrame, BrainBatch]], part: Extent, *,
            galleries: Mapping[str, list[str]], decoder: Any = None) -> Iterator[pd.DataFrame]:
     """Yield where the seen stimulus stands among the subject's test stimuli, for every space and subject."""
     decoder = decoder or run.decoder(data)
@@ -228,11 +229,5 @@ def _ranks(run: FoldRun, data: BrainData, batches: Sequence[tuple[pd.DataFrame, 
     rows = pd.concat([items for items, _ in batches], ignore_index=True)
     for space in data.target_specs:
         decoded = np.concatenate([of[space] for of in predicted]).reshape(len(rows), -1)
-        for subject, group in rows.groupby("subject", sort=False):
-            ids = galleries[str(subject)]
-            true = data.target(space, ids).reshape(len(ids), -1)
-            placed = placements(similarity(decoded[group.index], true, kind="cosine"),
-                                np.searchsorted(ids, group["stimulus_id"]), direction="image_from_brain")
-            yield group[["subject", "stimulus_id", "n_averaged"]].assign(
-                **part.facts(), space=space, fold=run.manifest["fold"], seed=run.manifest["seed"], gallery=len(ids),
-                rank=placed.rank, top1=top_k(placed, 1), top5=top_k(placed, 5), two_way=k_way(placed, 2))
+        yield rank_rows(rows, decoded, true=partial(data.target, space), galleries=galleries).assign(
+            **part.facts(), space=space, fold=run.manifest["fold"], seed=run.manifest["seed"])

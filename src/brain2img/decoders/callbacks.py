@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from brain2img.artifacts import writing
 from brain2img.decoders.settings import TrainingSettings, epoch_file
+from brain2img.schedule import moving_average
 
 log = logging.getLogger(__name__)
 
@@ -36,60 +38,26 @@ def write_weights(path: Path, weights: dict[str, Tensor], **facts: Any) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-class AveragedWeights(Callback):
-    """Exponential moving average of weights and running statistics, used for validation and kept as the result.
+class AveragedWeights(WeightAveraging):
+    """Moving average of weights and running statistics, used for validation and kept as the result.
 
-    The decay grows as (1 + n) / (10 + n) with the n-th optimizer step up to `decay`, so that short fits do not keep
-    their random start.
+    A checkpoint holds the average as ``state_dict`` and the weights as ``current_model_state``.
 
     Parameters
     ----------
     decay
-        In (0, 1).
+        See `brain2img.schedule.moving_average`.
+    device
+        Where it is kept: where the model is trained.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay, self.step = decay, 0
-        self.average: dict[str, Tensor] = {}
-        self._aside: dict[str, Tensor] = {}
+    def __init__(self, decay: float, *, device: torch.device) -> None:
+        super().__init__(device=device, multi_avg_fn=moving_average(decay))
 
-    @staticmethod
-    def _floats(module: LightningModule) -> dict[str, Tensor]:
-        return {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from the weights, or from the resumed average."""
-        current = self._floats(pl_module)
-        self.average = {k: self.average.get(k, v).to(v.device, copy=True) for k, v in current.items()}
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Follow the weights after every optimizer step."""
-        if trainer.global_step > self.step:
-            self.step = trainer.global_step
-            rate = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
-            current = self._floats(pl_module)
-            torch._foreach_lerp_([self.average[k] for k in current], list(current.values()), rate)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average in place."""
-        current = self._floats(pl_module)
-        self._aside = {k: v.clone() for k, v in current.items()}
-        for k, v in current.items():
-            v.copy_(self.average[k])
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the weights back."""
-        for k, v in self._floats(pl_module).items():
-            v.copy_(self._aside[k])
-        self._aside = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs."""
-        return {"step": self.step, "average": self.average}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.step, self.average = state_dict["step"], state_dict["average"]
+    def weights(self) -> dict[str, Tensor]:
+        """Return the average."""
+        assert self._average_model is not None, "training has not begun"
+        return self._average_model.module.state_dict()
 
 
 class History(Callback):
@@ -248,7 +216,7 @@ class Checkpoints(Callback):
 
     def weights(self, module: LightningModule) -> dict[str, Tensor]:
         """Return the weights to keep."""
-        return {**module.state_dict(), **(self.averaged.average if self.averaged is not None else {})}
+        return module.state_dict() if self.averaged is None else self.averaged.weights()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is new."""

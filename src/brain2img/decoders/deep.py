@@ -90,7 +90,7 @@ class DeepDecoder(Decoder):
         folder.mkdir(parents=True, exist_ok=True)
         self._check(data)
         settings, last = self.settings, folder / "last.ckpt"
-        averaged = AveragedWeights(settings.ema) if settings.ema is not None else None
+        averaged = AveragedWeights(settings.ema, device=self._device()) if settings.ema is not None else None
         history = History(folder / "logs")
         keeper = Checkpoints(folder, settings=settings, history=history, averaged=averaged)
         adapter, once = self.module.adapter, cast(dict[str, Any], {})
@@ -124,14 +124,13 @@ class DeepDecoder(Decoder):
             self.module.cpu()
         if validation is None or not (folder / "best.ckpt").exists():  # no validation fell into the epochs
             state = read_checkpoint(last)
-            average = state["callbacks"].get("AveragedWeights", {}).get("average", {})
-            write_weights(folder / "best.ckpt", {**state["state_dict"], **average}, epoch=state["epoch"])
+            write_weights(folder / "best.ckpt", state["state_dict"], epoch=state["epoch"])
         self.load(folder)
 
     def _trainer(self, callbacks: list[Any]) -> Trainer:
         s = self.settings
         precision: Any = s.precision
-        if precision == "16-mixed" and device_of(s.accelerator) == "cpu":
+        if precision == "16-mixed" and self._device().type == "cpu":
             log.warning("trainer.precision=16-mixed is skipped: this machine has no GPU; 32-true is used")
             precision = "32-true"
         # one process on one device, whatever SLURM_NTASKS of the shell of an allocation says: Lightning would take that
@@ -142,13 +141,17 @@ class DeepDecoder(Decoder):
             check_val_every_n_epoch=s.check_val_every, plugins=[LightningEnvironment()], num_sanity_val_steps=0,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
+    def _device(self) -> torch.device:
+        """Return where it decodes: what was trained on a GPU is decoded on a machine without one, too."""
+        return torch.device("cpu" if self.settings.accelerator == "cpu" else device_of())
+
     def _resume(self, last: Path) -> dict[str, Any] | None:
         """Return epoch and early stopping of ``last.ckpt``, checked against this model; None where there is none."""
         if not last.exists():
             return None
         state = read_checkpoint(last)
         check_weights(self.module.state_dict(), state["state_dict"], what=f"checkpoint {last}")
-        if self.settings.ema is not None and "AveragedWeights" not in state["callbacks"]:
+        if self.settings.ema is not None and "current_model_state" not in state:
             raise ValueError(f"checkpoint {last}: expected averaged weights (trainer.ema is set), got none. "
                              "Train under another name=....")
         return {"epoch": state["epoch"], "stopped": state["callbacks"]["Checkpoints"]["stopped"]}
@@ -168,10 +171,6 @@ class DeepDecoder(Decoder):
             with torch.no_grad():
                 self.module.adapter.eval()(data.batch(items[items["subject"] == subject][:1]).signals[subject], None)
             self.module.adapter.train()
-
-    def _device(self) -> torch.device:
-        """Return where it decodes: what was trained on a GPU is decoded on a machine without one, too."""
-        return torch.device("cpu" if self.settings.accelerator == "cpu" else device_of())
 
     def predict(self, batch: BrainBatch) -> dict[str, np.ndarray]:
         """Return space -> ``(B, *shape)``; see `Decoder.predict`."""

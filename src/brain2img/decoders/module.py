@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from brain2img.decoders.settings import TrainingSettings, seed_epoch
 from brain2img.interfaces import Augmentation, Encoder, Head, SubjectAdapter
 from brain2img.losses import Loss
+from brain2img.metrics.ranking import RankScore, rank_table, similarity
 from brain2img.records import BrainBatch, Features
 
 
@@ -37,9 +37,8 @@ def retrieval_top1(predicted: Tensor, target: Tensor, stimulus_ids: list[str]) -
     places: dict[str, int] = {}
     truth = torch.tensor([places.setdefault(name, len(places)) for name in stimulus_ids])
     first = torch.tensor([stimulus_ids.index(name) for name in places])
-    scores = F.normalize(predicted, dim=1) @ F.normalize(target[first], dim=1).T
-    own = scores.gather(1, truth[:, None])
-    return (((scores > own).sum(dim=1) == 0) / (scores == own).sum(dim=1)).double().mean().item()
+    ranks = rank_table(similarity(predicted.numpy(), target[first].numpy(), kind="cosine"), truth.numpy())
+    return float(RankScore.named("top1").values(ranks).mean())
 
 
 class DeepModule(LightningModule):

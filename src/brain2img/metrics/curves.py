@@ -9,6 +9,7 @@ import pandas as pd
 
 from brain2img.metrics.cluster_permutation import FEWEST, clusters_above
 from brain2img.metrics.intervals import Resampler, by_stimulus, quantiles
+from brain2img.metrics.ranking import RankScore
 
 METRICS = ("top1", "top5", "two_way")
 MEAN = "mean"
@@ -22,8 +23,8 @@ def table_of(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     Parameters
     ----------
     ranks
-        One line per part (kind, name, start, stop, n_channels), space, subject and stimulus, with its `gallery` and
-        its scores `METRICS` in [0, 1].
+        One line per part (kind, name, start, stop, n_channels), space, subject and stimulus, with its rank, see
+        `ranking.rank_table`.
     seed
         Of the bootstrap.
 
@@ -41,15 +42,15 @@ def table_of(ranks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         facts = dict(zip([*PART, "subject"], key, strict=True))
         stimuli = group["stimulus_id"].to_numpy()
         for metric in METRICS:
-            values = group[metric].to_numpy()
+            score = RankScore.named(metric)
+            values = score.values(group)
             low, high = quantiles(resampler.means(by_stimulus(values, stimuli).to_numpy()), confidence=0.95)
-            chance = {"top1": 1, "top5": 5}.get(metric, 0) / group["gallery"].mean() or 0.5
-            line = {**facts, "metric": metric, "value": values.mean(), "low": low, "high": high, "chance": chance,
-                    "gallery": int(group["gallery"].max())}
+            line = {**facts, "metric": metric, "value": values.mean(), "low": low, "high": high,
+                    "chance": score.chance(group["candidates"]).mean(), "gallery": int(group["candidates"].max())}
             if facts["kind"] == "sensor":
                 of = whole[facts["space"], facts["subject"]]
                 assert (of["stimulus_id"].to_numpy() == stimuli).all(), "all parts rank the same stimuli in one order"
-                lost = by_stimulus(of[metric].to_numpy() - values, stimuli).to_numpy()
+                lost = by_stimulus(score.values(of) - values, stimuli).to_numpy()
                 line["drop"] = lost.mean()
                 line["drop_low"], line["drop_high"] = quantiles(resampler.means(lost), confidence=0.95)
             lines.append(line)
@@ -121,8 +122,9 @@ def curves(ranks: pd.DataFrame, *, kind: str, metric: str, unit: str = "stimulus
            ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield for every space the windows of a kind: their ends ``(T, 2)`` in s, and scores ``(n, T)`` of every unit."""
     of_kind = ranks[ranks["kind"] == kind]
+    of_kind = of_kind.assign(value=RankScore.named(metric).values(of_kind))
     for space, group in of_kind.groupby("space", sort=False):
-        table = group.pivot_table(index=unit, columns=["start", "stop"], values=metric, aggfunc="mean")
+        table = group.pivot_table(index=unit, columns=["start", "stop"], values="value", aggfunc="mean")
         yield str(space), np.array(table.columns.tolist(), dtype=float), table.to_numpy()
 
 

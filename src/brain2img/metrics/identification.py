@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import RankScore, chance_of_ranks, k_way, k_way_chance, score_ranks
+from brain2img.metrics.ranking import RankScore, chance_of_ranks, score_ranks
 from brain2img.metrics.tables import needs_of
 from brain2img.records import Decoded
 
@@ -54,8 +53,7 @@ class Identification(Metric):
                              "Correct metric.identification.ways.")
         self.names = tuple(f"{_WORDS.get(k, k)}_way" for k in ways)
         self.needs = needs_of(of, space)
-        self._scores = [RankScore(name, partial(k_way, k=k), partial(k_way_chance, k=k), least=k)
-                        for k, name in zip(ways, self.names, strict=True)]
+        self._scores = [RankScore(name, among=k) for k, name in zip(ways, self.names, strict=True)]
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.

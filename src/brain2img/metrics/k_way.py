@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import RankScore, chance_of_ranks, k_way, k_way_chance, score_ranks
+from brain2img.metrics.ranking import RankScore, chance_of_ranks, score_ranks
 from brain2img.records import Decoded
 
 
@@ -47,8 +46,7 @@ class KWay(Metric):
             raise ValueError(f"k_way: expected ways of at least 2, of top-5 at least 6, got {wrong or 'none'}. Correct "
                              "metric.k_way.ways or metric.k_way.top5_ways.")
         self.names = tuple(f"top{top}_of_{k}" for top, k in asked)
-        self._scores = [RankScore(name, partial(k_way, k=k, top=top), partial(k_way_chance, k=k, top=top), least=k)
-                        for name, (top, k) in zip(self.names, asked, strict=True)]
+        self._scores = [RankScore.named(name) for name in self.names]
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.

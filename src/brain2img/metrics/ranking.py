@@ -1,15 +1,23 @@
-"""Where the truth stands among the candidates, ties included; used by retrieval and identification, no plug-in."""
+"""Ranks of the truth among candidates, and every accuracy that follows from them, with one definition of ties.
+
+No plug-in: the metrics of retrieval and identification, the analyses, validation in training and the grid use it. Ties
+stand in every order at once, so that what carries no information scores exactly chance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
+from typing import Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
+from brain2img.metrics.intervals import bootstrap
 from brain2img.metrics.tables import (
     CHANCE_COLUMNS,
     SCORE_COLUMNS,
@@ -29,28 +37,6 @@ TIE = 1e-9
 """Similarities closer than this are equal: matrix products of identical vectors differ in their last bits."""
 
 _CHUNK = 1 << 14
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the truth of each of n queries stands.
-
-    Parameters
-    ----------
-    above, tied
-        ``(n,)`` numbers of distractors that are more similar than the truth, and as similar.
-    candidates
-        ``(n,)`` number of candidates, the truth included.
-    """
-
-    above: np.ndarray
-    tied: np.ndarray
-    candidates: np.ndarray
-
-    @property
-    def rank(self) -> np.ndarray:
-        """Average rank of the truth over all orders of its ties, ``(n,)``, 1 is best."""
-        return 1 + self.above + self.tied / 2
 
 
 def similarity(decoded: np.ndarray, gallery: np.ndarray, *, kind: str) -> np.ndarray:
@@ -108,8 +94,8 @@ def candidates(truth: np.ndarray, n_gallery: int, *, direction: str) -> np.ndarr
     return len(truth) - counts[inverse] + 1
 
 
-def placements(similarities: np.ndarray, truth: np.ndarray, *, direction: str) -> Placement:
-    """Place the truth of every decoded row among its candidates.
+def rank_table(similarities: np.ndarray, truth: np.ndarray, *, direction: str = "image_from_brain") -> pd.DataFrame:
+    """Rank the truth of every decoded row among its candidates.
 
     Parameters
     ----------
@@ -121,6 +107,13 @@ def placements(similarities: np.ndarray, truth: np.ndarray, *, direction: str) -
     direction
         "image_from_brain": row i ranks the N stimuli. "brain_from_image": the stimulus of row i ranks the decoded
         rows; other rows of the same stimulus are no distractors.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of each query the numbers of distractors `above` the truth (more similar) and `tied` with it, and of
+        `candidates`, the truth included, from which every accuracy follows (`RankScore`, `accuracy`); and the `rank`,
+        1 is best, a mean over all orders of the ties.
 
     Raises
     ------
@@ -139,45 +132,60 @@ def placements(similarities: np.ndarray, truth: np.ndarray, *, direction: str) -
         scores = similarities[:, truth].T
         distractor = truth[:, None] != truth[None, :]
         own = scores[rows, rows]
-    gap = np.nan_to_num(scores, nan=0.0) - own[:, None]  # NaN in the rows whose truth is undefined
+    with np.errstate(invalid="ignore"):  # infinite odds of two candidates are equal, which NaN stands for
+        gap = np.nan_to_num(scores, nan=0.0, posinf=np.inf, neginf=-np.inf) - own[:, None]
     above = ((gap > TIE) & distractor).sum(axis=1)
     tied = (((np.abs(gap) <= TIE) | np.isnan(gap)) & distractor).sum(axis=1)
-    return Placement(above, tied, candidates(truth, similarities.shape[1], direction=direction))
+    return pd.DataFrame({"above": above, "tied": tied, "rank": 1 + above + tied / 2,
+                         "candidates": candidates(truth, similarities.shape[1], direction=direction)})
 
 
 @dataclass(frozen=True)
 class RankScore:
-    """A score that follows from where the truth stands.
+    """An accuracy that follows from the rank of the truth: whether it is among the first.
 
     Parameters
     ----------
     name
         Name of the score.
-    value
-        Maps a `Placement` to values ``(n,)``.
-    chance
-        Maps numbers of candidates ``(n,)`` to the expected value of each query without information ``(n,)``.
-    least
-        Fewest candidates it is defined for; with fewer it is left out.
+    top
+        Among the first how many.
+    among
+        Number of candidates, the truth and random distractors; None: all there are.
     """
 
     name: str
-    value: Callable[[Placement], np.ndarray]
-    chance: Callable[[np.ndarray], np.ndarray]
-    least: int = 1
+    top: int = 1
+    among: int | None = None
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return the score called "top1", "top5", "top1_of_50", ..., or "two_way"."""
+        found = re.fullmatch(r"top(\d+)(?:_of_(\d+))?", "top1_of_2" if name == "two_way" else name)
+        assert found is not None, f"{name} is no accuracy of ranks"
+        return cls(name, int(found[1]), int(found[2]) if found[2] else None)
+
+    def values(self, ranks: pd.DataFrame) -> np.ndarray:
+        """Return the expected accuracy of each query over all orders of its ties, ``(n,)`` in [0, 1].
+
+        Parameters
+        ----------
+        ranks
+            As `rank_table` returns them.
+        """
+        above, tied = ranks["above"].to_numpy(), ranks["tied"].to_numpy()
+        if self.among is None:
+            return np.clip((self.top - above) / (tied + 1), 0.0, 1.0)
+        return k_way(ranks, self.among, top=self.top)
+
+    def chance(self, sizes: ArrayLike) -> np.ndarray:
+        """Return the expected value without information for numbers of candidates ``(n,)``."""
+        sizes = np.asarray(sizes)
+        n = sizes if self.among is None else np.full(len(sizes), self.among)
+        return np.minimum(self.top, n) / n
 
 
-def top_k(placement: Placement, k: int) -> np.ndarray:
-    """Return for each query the share of the orders of its ties in which the truth is among the first k, ``(n,)``."""
-    return np.clip((k - placement.above) / (placement.tied + 1), 0.0, 1.0)
-
-
-def top_k_chance(sizes: np.ndarray, k: int) -> np.ndarray:
-    """Return k / N for numbers of candidates N ``(n,)``, 1 where there are fewer than k."""
-    return np.minimum(k, sizes) / sizes
-
-
-def k_way(placement: Placement, k: int, *, top: int = 1) -> np.ndarray:
+def k_way(ranks: pd.DataFrame, k: int, *, top: int = 1) -> np.ndarray:
     r"""Return the expected accuracy of each query among k candidates over all draws of k - 1 distractors, ``(n,)``.
 
     With M distractors of which r are above the truth, a draw of k - 1 without replacement contains fewer than `top` of
@@ -185,12 +193,13 @@ def k_way(placement: Placement, k: int, *, top: int = 1) -> np.ndarray:
     ties, 0 to t stand above the truth with equal probability: the value is the mean of :math:`p_r, ..., p_{r + t}`.
     For k = 2 this is the share of distractors below the truth, ties counting half.
     """
-    values = np.empty(len(placement.above))
-    for size in np.unique(placement.candidates):
-        of_size = placement.candidates == size
+    above, tied, sizes = (ranks[name].to_numpy() for name in ("above", "tied", "candidates"))
+    values = np.empty(len(ranks))
+    for size in np.unique(sizes):
+        of_size = sizes == size
         sums = np.concatenate([[0.0], np.cumsum(_of_k_by_rank(int(size) - 1, k, top))])
-        above, tied = placement.above[of_size], placement.tied[of_size]
-        values[of_size] = (sums[above + tied + 1] - sums[above]) / (tied + 1)
+        a, t = above[of_size], tied[of_size]
+        values[of_size] = (sums[a + t + 1] - sums[a]) / (t + 1)
     return values
 
 
@@ -202,13 +211,40 @@ def _of_k_by_rank(m: int, k: int, top: int) -> np.ndarray:
                      for r in range(m + 1)])
 
 
-def k_way_chance(sizes: np.ndarray, k: int, *, top: int = 1) -> np.ndarray:
-    """Return top / k (at most 1) for each of the numbers of candidates ``(n,)``."""
-    return np.full(len(sizes), min(top, k) / k)
+def accuracy(ranks: pd.DataFrame, *, by: Sequence[str], generator: np.random.Generator,
+             metrics: Sequence[str] = ("top1", "top5")) -> pd.DataFrame:
+    """Return the mean accuracies of groups of queries, with 95 % intervals that resample stimuli, and chance.
+
+    Parameters
+    ----------
+    ranks
+        `rank_table` beside the columns `by` and stimulus_id.
+    by
+        Columns whose values make a group; in their first order.
+    generator
+        Source of the resamples.
+    metrics
+        Names of scores, see `RankScore.named`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns `by`, metric, value, low, high, chance, and gallery (the largest number of candidates).
+    """
+    lines = []
+    for key, group in ranks.groupby(list(by), sort=False):
+        for score in map(RankScore.named, metrics):
+            values = score.values(group)
+            low, high = bootstrap(values, group["stimulus_id"].to_numpy(), generator=generator)
+            lines.append({**dict(zip(by, key, strict=True)), "metric": score.name, "value": values.mean(), "low": low,
+                          "high": high, "chance": score.chance(group["candidates"]).mean(),
+                          "gallery": int(group["candidates"].max())})
+    return pd.DataFrame(lines)
 
 
-def _defined(scores: Sequence[RankScore], sizes: np.ndarray) -> Iterator[RankScore]:
-    yield from (score for score in scores if score.least <= sizes.min())
+def _defined(scores: Sequence[RankScore], sizes: pd.Series | np.ndarray) -> list[RankScore]:
+    """Return the scores that so few candidates leave defined."""
+    return [score for score in scores if (score.among or 1) <= sizes.min()]
 
 
 def score_ranks(decoded: Decoded, scores: Sequence[RankScore], *, needs: Sequence[str], kind: str) -> pd.DataFrame:
@@ -227,10 +263,10 @@ def score_ranks(decoded: Decoded, scores: Sequence[RankScore], *, needs: Sequenc
     for space, found, true in spaces(decoded, needs=needs):
         matrix = similarity(found, true, kind=kind)
         for direction in DIRECTIONS:
-            placement = placements(matrix, decoded.truth, direction=direction)
-            tables += [score_lines(score.value(placement), metric=score.name, space=space, direction=direction,
-                                   gallery=placement.candidates.max())
-                       for score in _defined(scores, placement.candidates)]
+            ranks = rank_table(matrix, decoded.truth, direction=direction)
+            tables += [score_lines(score.values(ranks), metric=score.name, space=space, direction=direction,
+                                   gallery=ranks["candidates"].max())
+                       for score in _defined(scores, ranks["candidates"])]
     return stack(tables, columns=SCORE_COLUMNS)
 
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
-from brain2img.metrics.ranking import (
-    SIMILARITIES,
-    RankScore,
-    chance_of_ranks,
-    score_ranks,
-    top_k,
-    top_k_chance,
-)
+from brain2img.metrics.ranking import SIMILARITIES, RankScore, chance_of_ranks, score_ranks
 from brain2img.records import Decoded
 
 GALLERIES = ("stimuli", "concepts")
@@ -66,8 +58,7 @@ class Retrieval(Metric):
                              "metric.retrieval.gallery.")
         self.similarity, self.of_concepts = similarity, gallery == "concepts"
         self.names = tuple(f"top{k}_concept" if self.of_concepts else f"top{k}" for k in ks)
-        self._scores = [RankScore(name, partial(top_k, k=k), partial(top_k_chance, k=k))
-                        for k, name in zip(ks, self.names, strict=True)]
+        self._scores = [RankScore(name, top=k) for k, name in zip(ks, self.names, strict=True)]
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.

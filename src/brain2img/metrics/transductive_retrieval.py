@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -14,10 +13,8 @@ from brain2img.metrics.ranking import (
     DIRECTIONS,
     RankScore,
     chance_of_ranks,
-    placements,
+    rank_table,
     similarity,
-    top_k,
-    top_k_chance,
 )
 from brain2img.metrics.tables import CHANCE_COLUMNS, SCORE_COLUMNS, chance_line, names_of, score_lines, spaces, stack
 from brain2img.records import Decoded
@@ -129,7 +126,7 @@ class TransductiveRetrieval(Metric):
             raise ValueError(f"transductive_retrieval: expected ks and neighbours of at least 1, got {list(ks)} and "
                              f"{neighbours}. Correct metric.transductive_retrieval.")
         self.neighbours = neighbours
-        self._scores = {way: [RankScore(f"top{k}_{way}", partial(top_k, k=k), partial(top_k_chance, k=k)) for k in ks]
+        self._scores = {way: [RankScore(f"top{k}_{way}", top=k) for k in ks]
                         for way in WAYS}
         self.names = (*(score.name for way in WAYS for score in self._scores[way]), *HUBNESS.values())
 
@@ -145,9 +142,9 @@ class TransductiveRetrieval(Metric):
         for space, found, true in spaces(decoded, needs=self.needs):
             for way, matrix in self._similarities(found, true).items():
                 for direction in DIRECTIONS if way else ():
-                    placement = placements(matrix, decoded.truth, direction=direction)
-                    tables += [score_lines(score.value(placement), metric=score.name, space=space, direction=direction,
-                                           gallery=placement.candidates.max()) for score in self._scores[way]]
+                    ranks = rank_table(matrix, decoded.truth, direction=direction)
+                    tables += [score_lines(score.values(ranks), metric=score.name, space=space, direction=direction,
+                                           gallery=ranks["candidates"].max()) for score in self._scores[way]]
                 skewness = hubness(matrix, neighbours=self.neighbours)
                 tables.append(score_lines(np.full(len(decoded), skewness), metric=HUBNESS[way], space=space,
                                           direction=DIRECTIONS[0], gallery=len(true)))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import Captions, Reconstructions
+from brain2img.metrics.ranking import rank_table, similarity
 from brain2img.report.reading import Member, Results
 from brain2img.report.style import (
     IMAGES,
@@ -96,20 +97,11 @@ def ranks(decoded: np.ndarray, gallery: np.ndarray, *, truth: np.ndarray) -> tup
     -------
     rank, retrieved, similarity
         ``(n,)`` each: rank from 1 (ties get the average rank), place of the most similar gallery entry, and cosine
-        similarity to the true one. Rows with NaN rank last.
+        similarity to the true one.
     """
-    def unit(x: np.ndarray) -> np.ndarray:
-        x = np.nan_to_num(np.asarray(x, dtype=np.float64).reshape(len(x), -1))
-        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-    similarity = unit(decoded) @ unit(gallery).T
-    bad = ~np.isfinite(decoded.reshape(len(decoded), -1)).all(axis=1)
-    similarity[bad] = -1.0
-    true = similarity[np.arange(len(truth)), truth]
-    close = np.isclose(similarity, true[:, None], rtol=0, atol=1e-9)
-    rank = 1 + ((similarity > true[:, None]) & ~close).sum(1) + 0.5 * (close.sum(1) - 1)
-    rank[bad] = len(gallery)
-    return rank, similarity.argmax(1), true
+    found = similarity(decoded.reshape(len(decoded), -1), gallery.reshape(len(gallery), -1), kind="cosine")
+    return (rank_table(found, truth)["rank"].to_numpy(), np.nan_to_num(found, nan=-1.0).argmax(1),
+            found[np.arange(len(truth)), truth])
 
 
 def _retrieval(member: Member, space: str) -> pd.DataFrame | None:
@@ -133,10 +125,10 @@ def _retrieve(member: Member, space: str) -> pd.DataFrame | None:
             log.warning("report: the true embeddings of %s lack stimuli of subject %s; retrieval is left out of the "
                         "grid", member.decoder, subject)
             return None
-        rank, retrieved, similarity = ranks(
+        rank, retrieved, closeness = ranks(
             decoded.embeddings(space, mine), true.embeddings(space, theirs[first]), truth=truth)
         columns = [rows.columns.get_loc(c) for c in ("rank", "similarity", "retrieved", "gallery")]
-        for column, values in zip(columns, (rank, similarity, ids[retrieved], len(ids)), strict=True):
+        for column, values in zip(columns, (rank, closeness, ids[retrieved], len(ids)), strict=True):
             rows.iloc[mine, column] = values
     return rows
 

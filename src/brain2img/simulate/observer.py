@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logsumexp
-from scipy.stats import rankdata
+
+from brain2img.metrics.ranking import DIRECTIONS, rank_table
 
 #: Trials that are read and projected at once.
 _BLOCK = 256
@@ -80,7 +81,7 @@ def log_likelihoods(ideal: Ideal, *, observed: np.ndarray, n_averaged: int) -> n
     return n_averaged * (observed @ weighted.T - 0.5 * (ideal.expected * weighted).sum(axis=1))
 
 
-def ranks(log_likelihood: np.ndarray) -> dict[str, np.ndarray]:
+def ranks(log_likelihood: np.ndarray) -> pd.DataFrame:
     """Return the rank of the right answer in both directions; row i belongs to candidate i.
 
     Parameters
@@ -90,10 +91,11 @@ def ranks(log_likelihood: np.ndarray) -> dict[str, np.ndarray]:
 
     Returns
     -------
-    dict of str to numpy.ndarray
-        "image_from_brain": ``(N,)`` rank of the right image for every recording; "brain_from_image": rank of the right
-        recording for every image, recordings being ordered by the posterior odds that they show it (under equal priors;
-        likelihoods of different recordings are not comparable). 1 is best, ties have their average rank.
+    pandas.DataFrame
+        `brain2img.metrics.ranking.rank_table` and direction: of "image_from_brain" N lines, the rank of the right image
+        for every recording; then N of "brain_from_image", the rank of the right recording for every image, recordings
+        being ordered by the posterior odds that they show it (under equal priors; likelihoods of different recordings
+        are not comparable).
     """
     right = np.arange(len(log_likelihood))
     # Odds of candidate j: its likelihood over the sum of all others'. That sum is the whole less j, except for the best
@@ -103,8 +105,8 @@ def ranks(log_likelihood: np.ndarray) -> dict[str, np.ndarray]:
     beside_best = logsumexp(np.where(best, -np.inf, log_likelihood), axis=1, keepdims=True)
     share = np.where(best, 0.0, np.exp(log_likelihood - whole))
     odds = log_likelihood - np.where(best, beside_best, whole + np.log1p(-share))
-    return {"image_from_brain": rankdata(-log_likelihood, axis=1)[right, right],
-            "brain_from_image": rankdata(-odds, axis=0)[right, right]}
+    return pd.concat([rank_table(scores, right, direction=direction).assign(direction=direction)
+                      for direction, scores in zip(DIRECTIONS, (log_likelihood, odds), strict=True)], ignore_index=True)
 
 
 def repetition_counts(n: int) -> list[int]:
@@ -129,7 +131,7 @@ def ceiling(ideal: Ideal, *, signals: np.ndarray, trials: pd.DataFrame) -> pd.Da
     -------
     pandas.DataFrame
         One line per test stimulus, number of averaged repetitions (the first 1, 2, 4, ... and all) and direction:
-        stimulus_id, repetitions, direction, rank (1 is best, ties have their average rank), gallery (N).
+        stimulus_id, repetitions, direction, above, tied, candidates.
     """
     rows = np.flatnonzero(trials["split"] == "test")
     # Ordered by repetition, then stimulus: (R, N) observations.
@@ -146,6 +148,5 @@ def ceiling(ideal: Ideal, *, signals: np.ndarray, trials: pd.DataFrame) -> pd.Da
     tables = []
     for n in repetition_counts(n_repetitions):
         scores = log_likelihoods(ideal, observed=seen[:n].mean(axis=0), n_averaged=n)
-        tables += [pd.DataFrame({"stimulus_id": ids, "repetitions": n, "direction": direction, "rank": rank,
-                                 "gallery": len(candidates)}) for direction, rank in ranks(scores).items()]
+        tables.append(ranks(scores).assign(stimulus_id=np.tile(ids, 2), repetitions=n))
     return pd.concat(tables, ignore_index=True)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from brain2img.artifacts import EmbeddingCache, Predictions, open_folder, read_json, read_manifest, write_json
 from brain2img.data.trials import grouping
 from brain2img.interfaces import Prior
-from brain2img.metrics.ranking import placements, similarity
+from brain2img.metrics.ranking import RankScore, rank_table, similarity
 from brain2img.stages.apply_prior import prior_place, row_generators
 from brain2img.stages.build import build_prior, plain
 from brain2img.stages.held_out import prior_predictions
@@ -168,9 +168,9 @@ def _scores(prior: Prior, predicted: np.ndarray, gallery: np.ndarray, truth: np.
                          ("prior", prior.sample(predicted, generators=row_generators(seed, rows)))):
         flat = values.reshape(len(values), -1)
         cosine = similarity(flat, true, kind="cosine")
-        rank = placements(cosine, truth, direction="image_from_brain").rank
+        ranks = rank_table(cosine, truth)
         scores[name] = {"cosine": float(np.nanmean(cosine[np.arange(len(truth)), truth])),
-                        "top1": float((rank <= 1).mean()), "top5": float((rank <= 5).mean()),
+                        **{name: float(RankScore.named(name).values(ranks).mean()) for name in ("top1", "top5")},
                         "norm": float(np.linalg.norm(flat, axis=1).mean() / np.linalg.norm(true, axis=1).mean())}
     return scores
 

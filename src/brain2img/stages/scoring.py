@@ -14,9 +14,11 @@ from omegaconf import DictConfig
 from brain2img.artifacts import Captions, EmbeddingCache, Predictions, Reconstructions, read_manifest, read_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Metric, Space
+from brain2img.metrics.ranking import RankScore
 from brain2img.records import Decoded, EmbeddingSpec
 from brain2img.report.style import CAPTIONS, CEILING, EMBEDDINGS, IMAGES, STIMULI
 from brain2img.stages.build import build_metrics, plain
+from brain2img.stages.decoded_ranks import ideal_ranks
 from brain2img.stages.features import PictureFeatures
 from brain2img.stages.galleries import check_gallery, of_concepts
 from brain2img.stages.workspace import CONDITIONS, fold_runs, made_folders, relative
@@ -279,22 +281,18 @@ def observer(study: PreparedStudy, *, label: str) -> Tables:
     label
         What tables call it.
     """
-    path = study.folder / "ceiling.parquet"
-    if not path.exists():
+    ranks = ideal_ranks(study)
+    if ranks is None:
         return pd.DataFrame(), pd.DataFrame()
-    ranks = read_table(path)
-    ranks = ranks[ranks["repetitions"] == ranks["repetitions"].max()]
-    gallery = int(ranks["gallery"].iloc[0])
-    values = {"top1": (ranks["rank"] <= 1, 1 / gallery), "top5": (ranks["rank"] <= 5, 5 / gallery),
-              "two_way": ((gallery - ranks["rank"]) / (gallery - 1), 0.5)}
     tables, chances = [], []
-    for metric, (value, chance) in values.items():
+    for score in map(RankScore.named, ("top1", "top5", "two_way")):
         tables.append(pd.DataFrame({
             "study": label, "subject": ranks["subject"], "modality": study.modality, "decoder": CEILING,
             "condition": "decoded", "of": EMBEDDINGS, "generator": "", "space": "generator",
-            "stimulus_id": ranks["stimulus_id"], "metric": metric, "direction": ranks["direction"], "gallery": gallery,
+            "stimulus_id": ranks["stimulus_id"], "metric": score.name, "direction": ranks["direction"],
+            "gallery": ranks["candidates"],
             "repetitions": ranks["repetitions"], "transductive": False, "circular": False,
-            "proportion": metric != "two_way", "value": value.astype(float), "row": -1}))
+            "proportion": score.among is None, "value": score.values(ranks), "row": -1}))
         keys = tables[-1].drop(columns=["stimulus_id", "value", "row"]).drop_duplicates()
-        chances.append(keys.assign(chance=chance, chance_kind="analytic"))
+        chances.append(keys.assign(chance=score.chance(keys["gallery"]), chance_kind="analytic"))
     return pd.concat(tables, ignore_index=True), pd.concat(chances, ignore_index=True)
