@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
 
 import numpy as np
 from torch import Generator, Tensor, nn
@@ -40,10 +40,10 @@ class Study(Part):
 
     name: str
     """Name of the study: the folder under ``outputs/prepared`` and the ``study`` of every score."""
-    variant: str = "standard"
-    """What tells its prepared folders apart at a glance: the form of the raw files, the voxels, ..."""
     modality: str
     """"fmri", "eeg" or "meg": which members of a collection can decode it."""
+    variant: str = "standard"
+    """What of the study is prepared, where it can be prepared in several ways: part of the prepared folder's name."""
     has_attributes: bool = False
     """Whether the known factors of its stimuli are among their attributes; parts that need them are left out if not."""
 
@@ -153,6 +153,21 @@ class SubjectAdapter(Part, nn.Module):
         """Return features of trials made up for training, and the place in `batch` of each one's stimulus; or None."""
         return None
 
+    def synthesise(self, x: Tensor, *, source: str, target: str) -> Tensor:
+        """Return signals ``(B_s, n)`` of `target` for trials of `source` that `once` has seen, ``(B_s, n, 1)``.
+
+        Raises
+        ------
+        ValueError
+            If this adapter, or this one as it is trained, cannot.
+        """
+        raise ValueError(f"{type(self).__name__} adapter: expected one that can synthesise signals, got one that "
+                         "cannot. Train with decoder=deep adapter=mindbridge.")
+
+    def start_from_shared(self, subject: str) -> None:
+        """Give a subject that is new to trained weights what served unseen ones so far; nothing by default."""
+        return
+
     @abstractmethod
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """Return the parameters that belong to this subject alone."""
@@ -177,17 +192,42 @@ class Encoder(Part, nn.Module):
         """Map ``Features(grid (B, F, T), tokens (B, K, T) or None)`` to ``(B, L, H)``; tokens may be ignored."""
 
 
+class HeadArguments(TypedDict):
+    """What the constructor of every head takes beside its own arguments; see `Head`."""
+
+    hidden: tuple[int, int]
+    spec: EmbeddingSpec
+    space: str
+    losses: Mapping[str, nn.Module]
+    prediction: NotRequired[bool]
+
+
 class Head(Part, nn.Module):
     """Hidden states -> embeddings of one space.
 
-    Constructors take ``(*, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-    prediction: bool = True, ...)``. Of several heads on one space exactly one has ``prediction=True``.
+    A head's own constructor takes its own arguments and hands the others on: ``def __init__(self, *, width: int,
+    **given: Unpack[HeadArguments])`` and ``super().__init__(**given)``.
+
+    Parameters
+    ----------
+    hidden
+        ``(L, H)`` of the encoder; `n_hidden` is their product.
+    spec
+        What the embeddings of the space are; sizes of the head's output come from here, not from the YAML.
+    space
+        Name of the space.
+    losses
+        Name -> loss (`brain2img.losses.Loss`).
+    prediction
+        True for the one head whose output is the decoded embedding of the space; false for the others on it.
     """
 
-    space: str
-    spec: EmbeddingSpec
-    losses: nn.ModuleDict
-    prediction: bool
+    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, nn.Module],
+                 prediction: bool = True) -> None:
+        super().__init__()
+        self.hidden, self.n_hidden = tuple(hidden), hidden[0] * hidden[1]
+        self.space, self.spec, self.prediction = space, spec, prediction
+        self.losses = nn.ModuleDict(losses)
 
     @abstractmethod
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
@@ -214,8 +254,14 @@ class Head(Part, nn.Module):
 class Decoder(ABC):
     """Brain signals -> embeddings of one or more spaces, deep or linear.
 
-    Constructors take ``(*, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int, ...)``.
+    Constructors take ``(*, specs: Mapping[str, SignalSpec], targets: Mapping[str, EmbeddingSpec], seed: int, ...)``,
+    or, with `has_parts`, ``(*, adapter, encoder, heads, augmentation, training, seed: int, ...)``.
     """
+
+    has_parts: bool = False
+    """Whether it is built of an adapter, an encoder and heads, and trained in epochs."""
+    adapter: SubjectAdapter | None = None
+    """The subject adapter of a decoder with parts."""
 
     @abstractmethod
     def fit(self, data: Any, *, folder: Path) -> None:
@@ -245,6 +291,55 @@ class Decoder(ABC):
     def learned_spaces(self) -> dict[str, tuple[EmbeddingSpec, Callable[[np.ndarray], np.ndarray]]]:
         """Return space -> what of it is decoded, and the map of true embeddings to that; none by default."""
         return {}
+
+    def n_parameters(self) -> dict[str, int]:
+        """Return name -> number of what is fitted; the name of a subject's own begins with it or holds it.
+
+        Raises
+        ------
+        ValueError
+            If the decoder does not know.
+        """
+        raise self._lacks("that counts its parameters", cure="Leave this experiment out of models=[...].")
+
+    def slopes(self, batch: BrainBatch, *, space: str, directions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the slope of each trial's decoded embedding along a direction, with respect to its signals.
+
+        Parameters
+        ----------
+        batch
+            Trials, the B of them; a trial's slope does not depend on those beside it.
+        space
+            Decoded space.
+        directions
+            ``(B, *shape)`` one direction in the space for each trial.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Subject -> ``(B_s, C, T)`` float32 of d <decoded, direction> / d signal, in units of the space per unit of
+            the normalised signal.
+
+        Raises
+        ------
+        ValueError
+            If the decoder has no slope that is known.
+        """
+        raise self._lacks("whose slope is known",
+                          cure="Use importance.method=occlusion, which needs predictions alone.")
+
+    def load_epoch(self, folder: Path, epoch: int) -> None:
+        """Read the weights after `epoch` (0 is the first), of those that ``trainer.keep_last`` kept in `folder`.
+
+        Raises
+        ------
+        ValueError
+            If the decoder is not trained in epochs, or as `load` does.
+        """
+        raise self._lacks("that is trained in epochs", cure="Use evaluate.py.")
+
+    def _lacks(self, what: str, *, cure: str) -> ValueError:
+        return ValueError(f"decoder: expected one {what}, got {type(self).__name__}, which is none. {cure}")
 
     def joint_priors(self) -> dict[str, Prior]:
         """Return space -> the prior that was trained jointly with this decoder; none by default."""
@@ -306,6 +401,8 @@ class Maker(Part):
 
     needs: tuple[str, ...]
     """Names of the spaces it reads."""
+    tiny_shapes: Mapping[str, tuple[int, ...]]
+    """Space -> shape of an embedding that `tiny()` reads: what the contract tests hand it."""
 
     def uid(self) -> str:
         """Return the identity of its weights, beside what the configuration says; "" where it has none."""
@@ -316,9 +413,9 @@ class Maker(Part):
         return
 
     @property
+    @abstractmethod
     def fits(self) -> bool:
         """Whether its `fit` does something: what is made then depends on the fold."""
-        return getattr(type(self), "fit", None) not in (Reconstructor.fit, Captioner.fit)
 
 
 class Reconstructor(Maker):
@@ -327,6 +424,11 @@ class Reconstructor(Maker):
     def fit(self, embeddings: Mapping[str, np.ndarray], stimuli: Stimuli) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)``, and N pictures, lazy; nothing by default."""
         return
+
+    @property
+    def fits(self) -> bool:
+        """Whether a subclass has a `fit` of its own; see `Maker.fits`."""
+        return type(self).fit is not Reconstructor.fit
 
     @abstractmethod
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
@@ -342,6 +444,11 @@ class Captioner(Maker):
     def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
         """Look at the training stimuli: space -> ``(N, *shape)`` and their captions; nothing by default."""
         return
+
+    @property
+    def fits(self) -> bool:
+        """Whether a subclass has a `fit` of its own; see `Maker.fits`."""
+        return type(self).fit is not Captioner.fit
 
     @abstractmethod
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
@@ -365,6 +472,8 @@ class Metric(Part):
         True where a value is 0, 1 or a tie's fraction, so that its interval is Wilson's.
     needs_attributes
         Whether it compares with the known attributes of the stimuli, which not every study has.
+    of_concepts
+        Whether its gallery is one mean embedding per concept in place of the stimuli; it is handed that.
     """
 
     names: tuple[str, ...]
@@ -373,6 +482,7 @@ class Metric(Part):
     transductive: bool = False
     proportion: bool = False
     needs_attributes: bool = False
+    of_concepts: bool = False
 
     @abstractmethod
     def score(self, decoded: Decoded) -> pd.DataFrame:

@@ -40,6 +40,9 @@ class Loss(ABC, nn.Module):
         Whether the term counts in the current epoch; inactive terms are neither computed nor logged.
     """
 
+    prior: Prior | None = None
+    """The prior that the term trains jointly with the decoder, where it does."""
+
     def __init__(self, *, weight: float = 1.0, start: float = 0.0, stop: float = 1.0) -> None:
         super().__init__()
         self.weight, self.start, self.stop = float(weight), float(start), float(stop)
@@ -344,7 +347,7 @@ class PriorLoss(Loss):
         if prior is None:
             raise ValueError("PriorLoss: expected a prior to train jointly with the decoder, got none. Choose "
                              "prior=mindeye, or take the term out of the losses of the head.")
-        self.prior = prior
+        self.prior: Prior = prior
         self._generator = Generator()
 
     def prepare(self, spec: EmbeddingSpec) -> None:

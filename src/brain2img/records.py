@@ -295,23 +295,25 @@ class BrainBatch:
         Identity of the stimulus of each of the B trials.
     targets
         Space -> ``(B, *shape)`` float32; empty when predicting.
+    sources
+        Known subject -> ``(B_a, C_a, T_a)`` float32 normalised signals of any of its training trials, beside those of a
+        new subject that is adapted to. They are neither among `rows` nor decoded.
     """
 
     signals: dict[str, Tensor]
     rows: dict[str, Tensor]
     stimulus_ids: list[str]
     targets: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.stimulus_ids)
 
     def to(self, device: Any) -> BrainBatch:
         """Return the batch with every tensor on `device`."""
-        return BrainBatch(
-            signals={k: v.to(device) for k, v in self.signals.items()},
-            rows={k: v.to(device) for k, v in self.rows.items()},
-            stimulus_ids=self.stimulus_ids,
-            targets={k: v.to(device) for k, v in self.targets.items()})
+        return BrainBatch(stimulus_ids=self.stimulus_ids, **{
+            name: {k: v.to(device) for k, v in getattr(self, name).items()}
+            for name in ("signals", "rows", "targets", "sources")})
 
 
 @dataclass(frozen=True, kw_only=True)

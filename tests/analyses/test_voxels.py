@@ -13,7 +13,6 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
 from brain2img.data.trials import Split
-from brain2img.decoders.attribution import gradients
 from brain2img.decoders.ridge import Ridge
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 from brain2img.report.volumes import to_volume, write_map
@@ -81,7 +80,7 @@ def test_the_coefficients_of_ridge_are_what_it_predicts_with(planted, tmp_path, 
         unused = ~np.isin(spec.rois, rois or tuple(STRENGTH))
         assert not found[unused].any()
         assert found[~unused].any(axis=1).all()
-    slopes = gradients(decoder, batch, space="code", directions=np.ones((60, 8)))[subject]
+    slopes = decoder.slopes(batch, space="code", directions=np.ones((60, 8)))[subject]
     np.testing.assert_allclose(slopes[7, :, 0], found.sum(axis=1), atol=1e-5)
 
 
@@ -136,7 +135,7 @@ def test_gradients_of_a_deep_decoder_are_its_slopes():
     batch = BrainBatch(signals={"sub-02": torch.randn(3, 40, 1).double(), "sub-01": torch.randn(2, 50, 1).double()},
                        rows={"sub-02": torch.tensor([4, 0, 2]), "sub-01": torch.tensor([1, 3])}, stimulus_ids=[""] * 5)
     directions = np.random.default_rng(0).standard_normal((5, 8))
-    slopes = gradients(decoder, batch, space="tiny", directions=directions)
+    slopes = decoder.slopes(batch, space="tiny", directions=directions)
     for subject, voxel in (("sub-02", 7), ("sub-01", 31)):
         values = []
         for step in (1e-3, -1e-3):

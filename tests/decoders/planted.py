@@ -44,6 +44,7 @@ class PlantedData:
             name: SignalSpec(subject=name, modality="fmri", units="a.u.", n_channels=c, n_times=1)
             for name, c in (("sub-01", 50), ("sub-02", 40))}
         self.target_specs = {"tiny": EmbeddingSpec(name="tiny", shape=(8,))}
+        self.unseen: list[str] = []
         self.has_validation, self.fail_after = validation, fail_after
         self.rows = {}
         maps = {s: rng.standard_normal((8, spec.n_channels * spec.n_times)) for s, spec in self.specs.items()}

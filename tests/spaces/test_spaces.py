@@ -28,22 +28,6 @@ def stimuli():
     return Stimuli(table, lambda rows: images[list(rows)])
 
 
-@pytest.mark.parametrize("space", [Pixels.tiny(), Pixels(size=4, grey=True), Attributes.tiny(), OpenCLIP.tiny(),
-                                   TimmModel.tiny()],
-                         ids=lambda s: type(s).__name__)
-def test_embeddings_fit_their_spec_and_do_not_depend_on_the_batch(space, stimuli):
-    spec = space.spec(stimuli)
-    whole = space.embed(stimuli, range(6))
-    assert whole.shape == (6, *spec.shape)
-    assert whole.dtype == np.float32
-    assert spec.uid == space.uid()
-    parts = np.concatenate([space.embed(stimuli, [4, 1]), space.embed(stimuli, [0])])
-    np.testing.assert_allclose(parts, whole[[4, 1, 0]], rtol=1e-4, atol=1e-5)
-    if spec.value_range:
-        assert whole.min() >= spec.value_range[0]
-        assert whole.max() <= spec.value_range[1]
-
-
 def test_pixels_are_area_means(stimuli):
     got = Pixels(size=16).embed(stimuli, [2])[0]
     expected = stimuli.images([2])[0].reshape(16, 4, 16, 4, 3).mean(axis=(1, 3)) / 255

@@ -11,11 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from torch import nn
 
-from brain2img.decoders.ridge import Ridge
-from brain2img.interfaces import Decoder
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 from brain2img.stages.build import build_decoder
 
@@ -156,32 +152,20 @@ def count(config: Mapping[str, Any], *, signals: Mapping[str, SignalSpec],
     data: Any = SimpleNamespace(specs=dict(signals), target_specs=dict(embeddings))
     with torch.device("meta"):
         decoder = build_decoder(config, data=data, seed=seed)
-    if isinstance(decoder, Ridge):
-        return Counts(_linear(decoder), None)
-    module = getattr(decoder, "module", None)
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"parameters: expected a deep decoder or ridge, got {type(decoder).__name__}. Leave this "
-                         "experiment out of models=[...].")
+    if not decoder.has_parts:
+        return Counts(decoder.n_parameters(), None)
+    module: Any = decoder.module  # type: ignore[attr-defined]
     module.to("meta")  # what was made from NumPy
-    if isinstance(module, LightningModule):
-        module._device = torch.device("cpu")  # what it says to autocast, which does not know the meta device
+    module._device = torch.device("cpu")  # what it says to autocast, which does not know the meta device
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
-    reached, untraced = _reached(decoder, signals=signals, embeddings=embeddings)
-    return Counts(sizes, reached, untraced)
+    reached, untraced = _reached(module, signals=signals, embeddings=embeddings)
+    return Counts(decoder.n_parameters(), reached, untraced)
 
 
-def _linear(decoder: Ridge) -> dict[str, int]:
-    """Return coefficients and intercepts of every subject and space."""
-    return {f"{subject}.{space}": (decoder.n_features(subject, space) + 1) * spec.size
-            for subject in decoder.specs for space, spec in decoder.targets.items()}
-
-
-def _reached(decoder: Decoder, *, signals: Mapping[str, SignalSpec],
+def _reached(module: Any, *, signals: Mapping[str, SignalSpec],
              embeddings: Mapping[str, EmbeddingSpec]) -> tuple[frozenset[str] | None, str]:
     """Run one training step on the meta device; return the names of the parameters with a gradient, or why not."""
-    module: Any = decoder.module  # type: ignore[attr-defined]
     n = TRIALS * len(signals)
     batch = BrainBatch(
         signals={subject: torch.empty(TRIALS, spec.n_channels, spec.n_times, device="meta")

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from brain2img.artifacts import open_folder, safe_name, write_table
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
-from brain2img.decoders.attribution import gradients
 from brain2img.interfaces import Decoder
 from brain2img.metrics.intervals import Resampler, quantiles
 from brain2img.records import BrainBatch, SignalSpec
@@ -135,7 +134,7 @@ def contributions(decoder: Decoder, data: BrainData, items: pd.DataFrame, *, sub
         decoded = decoder.predict(batch)[space].reshape(len(part), -1)
         lengths.append(np.linalg.norm(decoded - still, axis=1))
         if method == "gradient":
-            slope = gradients(decoder, batch, space=space, directions=y.astype(np.float32))[subject]
+            slope = decoder.slopes(batch, space=space, directions=y.astype(np.float32))[subject]
             shares.append((x.numpy() * slope)[:, :, 0])
         else:
             shares.append(_lost(decoder, x, y, decoded, spec=spec, space=space, block=block))

@@ -11,7 +11,6 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from brain2img.artifacts import open_folder, write_table
-from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.settings import epoch_file, read_checkpoint
 from brain2img.metrics.ranking import accuracy
 from brain2img.stages.decoded_ranks import ranks_of_run
@@ -81,12 +80,11 @@ def _ranks(run: FoldRun, epochs: list[int], *, cfg: DictConfig) -> Iterator[pd.D
     """Yield the ranks of the stimuli of a fold for each of its epochs."""
     data, space = run.data(), cfg.headline.space
     decoder = run.decoder(data)
-    assert isinstance(decoder, DeepDecoder)
     if space not in data.target_specs or space in run.learned:
         plain = sorted(set(data.target_specs) - set(run.learned))
         raise ValueError(f"headline.space: expected a decoded space of {plain}, of which no head learns a view that "
                          f"changes with the epoch, got {space!r}. Set headline.space.")
     for epoch in epochs:
-        decoder.load(run.folder, file=epoch_file(epoch))
+        decoder.load_epoch(run.folder, epoch)
         yield ranks_of_run(run, data, space=space, split=cfg.predict_split, batch_size=cfg.batch_size,
                      decoder=decoder).assign(epoch=epoch)

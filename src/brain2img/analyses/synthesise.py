@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from brain2img.adapters.mindbridge import MindBridge
 from brain2img.artifacts import open_folder, write_array, write_table
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
-from brain2img.decoders.deep import DeepDecoder
+from brain2img.interfaces import SubjectAdapter
 from brain2img.metrics.intervals import bootstrap
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import folder_of, one_fold
@@ -45,9 +44,9 @@ def synthesise(cfg: DictConfig) -> Path:
         return folder.path
     data = run.data()
     decoder = run.decoder(data)
-    adapter = decoder.module.adapter if isinstance(decoder, DeepDecoder) else None
-    if not isinstance(adapter, MindBridge):
-        raise ValueError(f"run {run.folder}: expected a deep decoder with the MindBridge adapter, got another. "
+    adapter = decoder.adapter
+    if adapter is None:
+        raise ValueError(f"run {run.folder}: expected a decoder with a subject adapter, got one without. "
                          "Train with decoder=deep adapter=mindbridge.")
     adapter.eval()
     items = {s: group.reset_index(drop=True) for s, group in data.items(cfg.predict_split).groupby("subject")}
@@ -111,14 +110,14 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
-def _pooled(adapter: MindBridge, data: BrainData, subject: str, trial_ids: list[list[int]], size: int) -> Tensor:
+def _pooled(adapter: SubjectAdapter, data: BrainData, subject: str, trial_ids: list[list[int]], size: int) -> Tensor:
     """Return ``(n, pool_size)`` pooled voxels, each of the mean of its trials."""
-    parts = [adapter.pooled(torch.from_numpy(data.signals(subject, [trial_ids[i] for i in part])), subject)
+    parts = [adapter.once(torch.from_numpy(data.signals(subject, [trial_ids[i] for i in part])), subject).squeeze(-1)
              for part in chunks(len(trial_ids), size)]
     return torch.cat(parts)
 
 
-def _mean_pattern(adapter: MindBridge, data: BrainData, subject: str, size: int) -> Tensor:
+def _mean_pattern(adapter: SubjectAdapter, data: BrainData, subject: str, size: int) -> Tensor:
     """Return ``(pool_size,)``: the mean over the subject's training trials."""
     trials = data.single_trials("train")
     ids = trials.loc[trials["subject"] == subject, "trial_ids"].tolist()

@@ -9,9 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from brain2img.devices import device_of
 from brain2img.interfaces import Captioner
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import device_of, load_config, load_model, load_tokenizer
+from brain2img.pretrained.loading import load_config, load_model, load_tokenizer
 from brain2img.records import EmbeddingSpec
 
 
@@ -36,6 +37,8 @@ class BLIP(Captioner):
     device
         Where the model runs; "auto" takes a GPU if there is one.
     """
+
+    tiny_shapes = {"blip": (5, 16)}
 
     def __init__(self, *, model: str, space: str = "blip", n_beams: int = 3, min_length: int = 5, max_length: int = 20,
                  repetition_penalty: float = 1.5, device: str = "auto") -> None:

@@ -10,9 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from brain2img.devices import device_of
 from brain2img.interfaces import Captioner
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import device_of, load_config, load_model, load_tokenizer
+from brain2img.pretrained.loading import load_config, load_model, load_tokenizer
 from brain2img.records import EmbeddingSpec
 
 
@@ -43,6 +44,8 @@ class GIT(Captioner):
     device
         Where the model runs; "auto" takes a GPU if there is one.
     """
+
+    tiny_shapes = {"git": (5, 16)}
 
     def __init__(self, *, model: str, space: str = "git", n_beams: int = 1, max_length: int = 20,
                  device: str = "auto") -> None:

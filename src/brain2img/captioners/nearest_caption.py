@@ -23,6 +23,8 @@ class NearestCaption(Captioner):
         Name of the space in which neighbours are sought.
     """
 
+    tiny_shapes = {"clip": (3,)}
+
     def __init__(self, *, space: str = "clip") -> None:
         self.space, self.needs = space, (space,)
         self._embeddings: Tensor | None = None

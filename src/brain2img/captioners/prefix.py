@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from brain2img.artifacts import is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Captioner
 from brain2img.layers import check_weights
 from brain2img.pretrained import check_condition, identity, locate
@@ -89,11 +90,13 @@ class PrefixLanguageModel(Captioner):
         Where the model runs; "auto" takes a GPU if there is one.
     """
 
+    tiny_shapes = {"clip": (12,)}
+
     def __init__(self, *, model: str, space: str = "clip", n_beams: int = 1, max_length: int = 32,
                  device: str = "auto") -> None:
         self.model, self.space, self.n_beams, self.max_length = model, space, n_beams, max_length
         self.needs = (space,)
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
 
     @property
     def _dtype(self) -> torch.dtype:

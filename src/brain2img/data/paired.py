@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import EpochSampler
 from brain2img.data.once import KeptTrials
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
-
-
-@dataclass
-class PairedBatch(BrainBatch):
-    """A batch of the new subject's trials, and beside it trials of a known one.
-
-    Parameters
-    ----------
-    sources
-        Known subject -> ``(B_a, C_a, T_a)`` float32 normalised signals of any of its training trials. They are neither
-        among `rows` nor decoded.
-    """
-
-    sources: dict[str, Tensor] = field(default_factory=dict)
-
-    def to(self, device: Any) -> PairedBatch:
-        """Return the batch with every tensor on `device`."""
-        base = super().to(device)
-        return PairedBatch(signals=base.signals, rows=base.rows, stimulus_ids=base.stimulus_ids, targets=base.targets,
-                           sources={k: v.to(device) for k, v in self.sources.items()})
 
 
 class PairedSampler(EpochSampler):
@@ -71,12 +50,11 @@ class _PairedTrials(Dataset):
         rows = sources.single_trials("train")
         self.rows = {s: group["trial_ids"].tolist() for s, group in rows.groupby("subject", sort=False)}
 
-    def __getitem__(self, chosen: tuple[list[int], str, list[int]]) -> PairedBatch:
+    def __getitem__(self, chosen: tuple[list[int], str, list[int]]) -> BrainBatch:
         places, source, others = chosen
         batch = self.target.batch(self.items.iloc[places], kept=self.kept)
         x = self.sources.signals(source, [self.rows[source][i] for i in others])
-        return PairedBatch(signals=batch.signals, rows=batch.rows, stimulus_ids=batch.stimulus_ids,
-                           targets=batch.targets, sources={source: torch.from_numpy(x)})
+        return dataclasses.replace(batch, sources={source: torch.from_numpy(x)})
 
 
 class PairedData:
@@ -97,6 +75,7 @@ class PairedData:
         self.target, self.sources = target, sources
         self.specs: dict[str, SignalSpec] = target.specs
         self.target_specs: dict[str, EmbeddingSpec] = target.target_specs
+        self.unseen: list[str] = []
 
     @property
     def has_validation(self) -> bool:
@@ -104,7 +83,7 @@ class PairedData:
         return self.target.has_validation
 
     def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
-        """Return shuffled `PairedBatch` batches of the new subject's training trials, their signals as `kept` has them.
+        """Return shuffled batches of the new subject's training trials (signals as `kept` has them), with `sources`.
 
         Those of the known subjects are read anew: they go through the adapters of another decoder.
         """

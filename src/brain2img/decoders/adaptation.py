@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -58,9 +57,7 @@ def take_over(decoder: DeepDecoder, weights: Mapping[str, Tensor], *, subject: s
     check_weights(shared, got, what=what,
                   cure="Adapt with the encoder, heads and spaces that the run was trained with.")
     decoder.module.load_state_dict({**decoder.module.state_dict(), **got})
-    begin: Any = getattr(decoder.module.adapter, "start_from_shared", None)
-    if begin is not None:
-        begin(subject)
+    decoder.module.adapter.start_from_shared(subject)
     decoder.observes = False  # statistics of true embeddings are taken over, too: the joint prior's weights fit those
     return {"fresh": fresh, "taken_over": sorted(got), "left_out": sorted(others & set(weights))}
 
@@ -130,7 +127,7 @@ def _settle(module: nn.Module) -> None:
 
 
 def beside(decoder: DeepDecoder, known: DeepDecoder, *, frozen: str = "eval") -> None:
-    """Let `decoder` train on `brain2img.data.paired.PairedBatch`: the adapter of a trained decoder embeds the sources.
+    """Let `decoder` train on batches with `sources`, which the adapter of a trained decoder embeds.
 
     That adapter is not trained and stands in no checkpoint. Upstream leaves its dropout on (``frozen="train"``).
     """

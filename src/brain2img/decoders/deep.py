@@ -18,10 +18,11 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from brain2img.data.once import KeptTrials
 from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
 from brain2img.decoders.module import DeepModule
-from brain2img.decoders.settings import TrainingSettings, own_randomness, read_checkpoint
+from brain2img.decoders.settings import TrainingSettings, epoch_file, own_randomness, read_checkpoint
+from brain2img.devices import device_of
 from brain2img.interfaces import Augmentation, Decoder, Encoder, Head, Prior, SubjectAdapter
 from brain2img.layers import check_weights
-from brain2img.losses import Loss, PriorLoss
+from brain2img.losses import Loss
 from brain2img.records import BrainBatch, EmbeddingSpec
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class DeepDecoder(Decoder):
         If the parts do not fit each other or a setting is impossible.
     """
 
+    has_parts = True
+
     def __init__(self, *, adapter: SubjectAdapter, encoder: Encoder, heads: Mapping[str, Head],
                  augmentation: Augmentation | None = None, training: Mapping[str, Any], seed: int = 0) -> None:
         if adapter.grid != encoder.grid:
@@ -75,7 +78,7 @@ class DeepDecoder(Decoder):
         for head in heads.values():
             for loss in head.losses.values():
                 cast(Loss, loss).prepare(head.spec)
-        self.settings, self.seed = TrainingSettings.of(training), seed
+        self.settings, self.seed, self.adapter = TrainingSettings.of(training), seed, adapter
         self.observes = True  # whether losses look at the true embeddings before training; see `take_over`
         self._facts: dict[str, Any] = {}  # epoch and score of the weights
         self.module = DeepModule(adapter=adapter, encoder=encoder, heads=heads, augmentation=augmentation,
@@ -139,8 +142,8 @@ class DeepDecoder(Decoder):
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
     def _device(self) -> torch.device:
-        on_gpu = self.settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        return torch.device("cuda" if on_gpu else "cpu")
+        """Return where it decodes: what was trained on a GPU is decoded on a machine without one, too."""
+        return torch.device("cpu" if self.settings.accelerator == "cpu" else device_of())
 
     def _resume(self, last: Path) -> dict[str, Any] | None:
         """Return epoch and early stopping of ``last.ckpt``, checked against this model; None where there is none."""
@@ -163,7 +166,7 @@ class DeepDecoder(Decoder):
                 raise ValueError(f"head {name!r}: expected targets of shape {head.spec.shape}, got {spec.shape}. "
                                  "Build the head from the embeddings it is trained on.")
 
-        for subject in getattr(data, "unseen", ()):  # whether the adapter serves it shows before the training
+        for subject in data.unseen:  # whether the adapter serves it shows before the training
             items = data.items("test")
             with torch.no_grad():
                 self.module.adapter.eval()(data.batch(items[items["subject"] == subject][:1]).signals[subject], None)
@@ -201,7 +204,28 @@ class DeepDecoder(Decoder):
 
     def joint_priors(self) -> dict[str, Prior]:
         """Return the priors of the `PriorLoss` of its heads; see `Decoder.joint_priors`."""
-        return {head.space: loss.prior for _, head, loss in self.module.named_losses() if isinstance(loss, PriorLoss)}
+        return {head.space: loss.prior for _, head, loss in self.module.named_losses() if loss.prior is not None}
+
+    def n_parameters(self) -> dict[str, int]:
+        """Return the sizes of the weights that have a gradient; see `Decoder.n_parameters`."""
+        return {name: parameter.numel() for name, parameter in self.module.named_parameters()}
+
+    def slopes(self, batch: BrainBatch, *, space: str, directions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return gradients through the network in evaluation mode; see `Decoder.slopes`."""
+        device = self._device()
+        module, along = self.module.to(device).eval(), torch.from_numpy(directions.reshape(len(directions), -1))
+        head = next(name for name, h in module.named_heads() if h.space == space and h.prediction)
+        found: dict[str, list[np.ndarray]] = {subject: [] for subject in batch.signals}
+        for subject, signals in batch.signals.items():
+            for start in range(0, len(signals), CHUNK):
+                x = signals[start:start + CHUNK].to(device).requires_grad_()
+                part = BrainBatch(signals={subject: x}, rows={subject: torch.arange(len(x), device=device)},
+                                  stimulus_ids=[""] * len(x))
+                rows = batch.rows[subject][start:start + CHUNK].cpu()
+                decoded = module(part)[0][head].flatten(1).float()
+                slope, = torch.autograd.grad((decoded * along[rows].to(device)).sum(), x)
+                found[subject].append(slope.cpu().numpy())
+        return {subject: np.concatenate(parts) for subject, parts in found.items()}
 
     def save(self, folder: Path) -> None:
         """Write the weights as ``best.ckpt`` into `folder`."""
@@ -217,6 +241,10 @@ class DeepDecoder(Decoder):
         self.module.load_state_dict(weights)
         self.module.eval()
         self._facts = facts
+
+    def load_epoch(self, folder: Path, epoch: int) -> None:
+        """Read the weights that ``trainer.keep_last`` left; see `Decoder.load_epoch`."""
+        self.load(folder, file=epoch_file(epoch))
 
     @classmethod
     def tiny(cls) -> Self:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from brain2img.decoders.settings import TrainingSettings, seed_epoch
 from brain2img.interfaces import Augmentation, Encoder, Head, SubjectAdapter
-from brain2img.losses import Loss, PriorLoss
+from brain2img.losses import Loss
 from brain2img.metrics.ranking import RankScore, rank_table, similarity
 from brain2img.records import BrainBatch, Features
 
@@ -109,7 +109,7 @@ class DeepModule(LightningModule):
                     value = loss(outputs[name.split("/")[0]], head.true(batch.targets[head.space]),
                                  soft_targets=soft_targets, same=same)
                     terms[name] = value
-                    part = "prior" if isinstance(loss, PriorLoss) else "other"
+                    part = "other" if loss.prior is None else "prior"
                     totals[part] = totals[part] + loss.weight * value
         if self.settings.random_balance and self.training:
             first, second = torch.randn(2, generator=self._generator).softmax(dim=0).tolist()
@@ -167,13 +167,12 @@ class DeepModule(LightningModule):
         return total
 
     def _paired_losses(self, batch: BrainBatch) -> dict[str, Tensor]:
-        """Return the adapter's losses on trials of known subjects, where a batch brings some (`PairedBatch`)."""
-        sources: Mapping[str, Tensor] = getattr(batch, "sources", {})
+        """Return the adapter's losses on trials of known subjects, where a batch brings some."""
         losses: dict[str, Tensor] = {}
         for adapter in self.known_adapters:
             adapter.to(self.device)
             with torch.no_grad():
-                known = {subject: adapter(x, subject) for subject, x in sources.items()}
+                known = {subject: adapter(x, subject) for subject, x in batch.sources.items()}
             for subject in batch.signals:
                 losses |= self.adapter.adaptation_losses(known, subject)
         return losses

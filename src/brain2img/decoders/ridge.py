@@ -179,7 +179,7 @@ class Ridge(Decoder):
         ValueError
             If a subject has fewer training stimuli than folds, or is to be decoded and has no map.
         """
-        for subject in getattr(data, "unseen", ()):
+        for subject in data.unseen:
             self._model(subject)
         for number, subject in enumerate(self._models()):
             by_rois: dict[tuple[str, ...], list[str]] = {}
@@ -343,6 +343,17 @@ class Ridge(Decoder):
         full = np.zeros((spec.n_channels * spec.n_times, len(stored)), dtype=np.float32)
         full[self._features[model, space]] = stored[np.arange(len(stored))][:, :-1].T
         return full
+
+    def n_parameters(self) -> dict[str, int]:
+        """Return the coefficients and intercepts of every subject and space; see `Decoder.n_parameters`."""
+        return {f"{subject}.{space}": (self.n_features(subject, space) + 1) * spec.size
+                for subject in self.specs for space, spec in self.targets.items()}
+
+    def slopes(self, batch: BrainBatch, *, space: str, directions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return slopes, the coefficients: the same for every trial; see `Decoder.slopes`."""
+        flat = directions.reshape(len(directions), -1)
+        return {subject: (flat[batch.rows[subject].numpy()] @ self.coefficients(subject, space).T).reshape(x.shape)
+                for subject, x in batch.signals.items()}
 
     def save(self, folder: Path) -> None:
         """Write which file holds the coefficients and intercepts ``(D, features + 1)`` of a subject and space."""

@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from brain2img.devices import device_of
+
 log = logging.getLogger(__name__)
 
 #: Memory of the targets that are read at once for a sample of them (bytes).
@@ -80,7 +82,7 @@ class Problem:
             unit = np.sqrt(np.mean(np.sum(x**2, axis=1)))
             x /= unit
             scale = scale / unit
-        placed = torch.from_numpy(x).to("cuda" if torch.cuda.is_available() else "cpu")
+        placed = torch.from_numpy(x).to(device_of())
         return cls(subject, features, items["stimulus_id"].tolist(), placed, centre, scale.astype(np.float32))
 
     def content(self) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from brain2img.interfaces import Head
-from brain2img.losses import MSE, Loss
+from brain2img.interfaces import Head, HeadArguments
+from brain2img.losses import MSE
 from brain2img.records import EmbeddingSpec
 
 
@@ -17,16 +17,8 @@ class EncoderOutput(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder; as many values as the embedding has.
-    spec
-        What the embeddings of the space are.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
+    **given
+        What every head takes: see `Head`.
 
     Raises
     ------
@@ -34,15 +26,12 @@ class EncoderOutput(Head):
         If the hidden states are not as many values as the embedding.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True) -> None:
-        super().__init__()
-        if hidden[0] * hidden[1] != spec.size:
-            raise ValueError(f"EncoderOutput head of {space!r}: expected an encoder that gives the {spec.size} values "
-                             f"of {spec.shape}, got hidden states {tuple(hidden)}. Set encoder.out or "
-                             "encoder.n_outputs to the size of the embedding, or choose another head.")
-        self.space, self.prediction, self.spec = space, prediction, spec
-        self.losses = nn.ModuleDict(losses)
+    def __init__(self, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        if self.n_hidden != self.spec.size:
+            raise ValueError(f"EncoderOutput head of {self.space!r}: expected an encoder that gives the "
+                             f"{self.spec.size} values of {self.spec.shape}, got hidden states {self.hidden}. Set "
+                             "encoder.out or encoder.n_outputs to the size of the embedding, or choose another head.")
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map ``(B, L, H)`` to ``(B, *shape)``; `done` is not needed."""

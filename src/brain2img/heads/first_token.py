@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from brain2img.interfaces import Head
-from brain2img.losses import MSE, Loss
+from brain2img.interfaces import Head, HeadArguments
+from brain2img.losses import MSE
 from brain2img.records import EmbeddingSpec
 
 
@@ -23,25 +23,15 @@ class FirstToken(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder; not needed.
-    spec
-        What the embeddings ``(D,)`` of the space are.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
     source
         Name of the head it reads, which must stand before it and give tokens as wide as the space.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
+    **given
+        What every head takes: see `Head`.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 source: str, prediction: bool = True) -> None:
-        super().__init__()
-        self.space, self.prediction, self.spec, self.source = space, prediction, spec, source
-        self.losses = nn.ModuleDict(losses)
+    def __init__(self, *, source: str, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        self.source = source
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map the output ``(B, L, D)`` or ``(B, D)`` of `source` to ``(B, D)``; `hidden` is not needed.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from brain2img.interfaces import Head
-from brain2img.losses import L1, Loss
+from brain2img.interfaces import Head, HeadArguments
+from brain2img.losses import L1
 from brain2img.records import EmbeddingSpec
 
 
@@ -28,16 +28,6 @@ class LatentDecoder(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder.
-    spec
-        What the latents ``(C, h, w)`` are.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     widths
         Channels of the decoder, from the last block to the first; each but one doubles height and width.
     map_channels
@@ -48,6 +38,8 @@ class LatentDecoder(Head):
         Of the linear layer.
     state
         Which of the L hidden states it reads; None for all.
+    **given
+        What every head takes: see `Head`.
 
     Raises
     ------
@@ -55,25 +47,22 @@ class LatentDecoder(Head):
         If the space is none of latents, or its sides cannot be halved as often as needed.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True, widths: Sequence[int] = (64, 128, 256), map_channels: int = 64,
-                 dropout: float = 0.0, bias: bool = True, state: int | None = None) -> None:
+    def __init__(self, *, widths: Sequence[int] = (64, 128, 256), map_channels: int = 64, dropout: float = 0.0,
+                 bias: bool = True, state: int | None = None, **given: Unpack[HeadArguments]) -> None:
         from diffusers.models.autoencoders.vae import Decoder
 
-        super().__init__()
-        factor = 2 ** (len(widths) - 1)
-        if len(spec.shape) != 3 or spec.shape[1] % factor or spec.shape[2] % factor:
-            raise ValueError(f"LatentDecoder head of {space!r}: expected latents (C, h, w) with sides divisible by "
-                             f"{factor}, got {spec.shape}. Choose a space of latents, or fewer widths.")
-        self.space, self.prediction, self.spec = space, prediction, spec
-        self.losses = nn.ModuleDict(losses)
-        self.map_shape = (map_channels, spec.shape[1] // factor, spec.shape[2] // factor)
+        super().__init__(**given)
+        factor, shape = 2 ** (len(widths) - 1), self.spec.shape
+        if len(shape) != 3 or shape[1] % factor or shape[2] % factor:
+            raise ValueError(f"LatentDecoder head of {self.space!r}: expected latents (C, h, w) with sides divisible "
+                             f"by {factor}, got {shape}. Choose a space of latents, or fewer widths.")
+        self.map_shape = (map_channels, shape[1] // factor, shape[2] // factor)
         self.state = state
-        self.linear = nn.Linear(hidden[1] if state is not None else hidden[0] * hidden[1], math.prod(self.map_shape),
+        self.linear = nn.Linear(self.hidden[1] if state is not None else self.n_hidden, math.prod(self.map_shape),
                                 bias=bias)
         self.dropout, self.norm = nn.Dropout(dropout), nn.GroupNorm(1, map_channels)
         self.upsampler = Decoder(
-            in_channels=map_channels, out_channels=spec.shape[0], up_block_types=("UpDecoderBlock2D",) * len(widths),
+            in_channels=map_channels, out_channels=shape[0], up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=tuple(widths), layers_per_block=1, norm_num_groups=math.gcd(32, *widths))
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Self, Unpack
 
 from torch import Tensor, nn
 
-from brain2img.interfaces import Head
-from brain2img.losses import L1, Loss
+from brain2img.interfaces import Head, HeadArguments
+from brain2img.losses import L1
 from brain2img.records import EmbeddingSpec
 
 
@@ -25,22 +25,14 @@ class LatentUpsampler(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder.
-    spec
-        What the latents ``(C, h, h)`` are; h is a power of two.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     widths
         Channels after every doubling; of smaller latents, the last ones of these.
     last
         Channels between the last two convolutions; None for one convolution (2026).
     dropout
         Before the last convolution: 0.5 in 2026.
+    **given
+        What every head takes: see `Head`.
 
     Raises
     ------
@@ -48,25 +40,22 @@ class LatentUpsampler(Head):
         If the space is none of square latents of such a side, or `widths` are too few.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True, widths: Sequence[int] = (1024, 512, 256, 128, 64, 32),
-                 last: int | None = 16, dropout: float = 0.0) -> None:
-        super().__init__()
-        side = spec.shape[-1]
+    def __init__(self, *, widths: Sequence[int] = (1024, 512, 256, 128, 64, 32), last: int | None = 16,
+                 dropout: float = 0.0, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        shape, side = self.spec.shape, self.spec.shape[-1]
         n_doubled = side.bit_length() - 1
-        if len(spec.shape) != 3 or spec.shape[1] != side or side != 2**n_doubled or not 0 < n_doubled <= len(widths):
-            raise ValueError(f"LatentUpsampler head of {space!r}: expected latents (C, h, h) with h a power of two up "
-                             f"to {2 ** len(widths)}, got {spec.shape}. Choose a space of latents, or more widths.")
-        self.space, self.prediction, self.spec = space, prediction, spec
-        self.losses = nn.ModuleDict(losses)
-        sizes = [hidden[0] * hidden[1], *widths[-n_doubled:]]
+        if len(shape) != 3 or shape[1] != side or side != 2**n_doubled or not 0 < n_doubled <= len(widths):
+            raise ValueError(f"LatentUpsampler head of {self.space!r}: expected latents (C, h, h) with h a power of "
+                             f"two up to {2 ** len(widths)}, got {shape}. Choose a space of latents, or more widths.")
+        sizes = [self.n_hidden, *widths[-n_doubled:]]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.ConvTranspose2d(n_in, n_out, 4, 2, 1), nn.BatchNorm2d(n_out), nn.ReLU()]
         if last is not None:
             layers += [nn.ConvTranspose2d(sizes[-1], last, 1), nn.BatchNorm2d(last), nn.ReLU()]
         self.upsampler = nn.Sequential(*layers, nn.Dropout(dropout),
-                                       nn.ConvTranspose2d(last or sizes[-1], spec.shape[0], 1))
+                                       nn.ConvTranspose2d(last or sizes[-1], shape[0], 1))
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:
         """Map ``(B, L, H)`` to ``(B, C, h, h)``; `done` is not needed."""

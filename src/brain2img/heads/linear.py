@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, Unpack
 
 from torch import Tensor, nn
 
-from brain2img.interfaces import Head
+from brain2img.interfaces import Head, HeadArguments
 from brain2img.layers import activation
-from brain2img.losses import MSE, Loss
+from brain2img.losses import MSE
 from brain2img.records import EmbeddingSpec
 
 
@@ -18,26 +18,15 @@ class LinearHead(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder.
-    spec
-        What the embeddings of the space are.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     bounded
         "sigmoid" for values in [0, 1] (pixels), "tanh" for [-1, 1], None for unbounded ones.
+    **given
+        What every head takes: see `Head`.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True, bounded: str | None = None) -> None:
-        super().__init__()
-        self.space, self.prediction, self.spec = space, prediction, spec
-        self.losses = nn.ModuleDict(losses)
-        self.linear = nn.Linear(hidden[0] * hidden[1], spec.size)
+    def __init__(self, *, bounded: str | None = None, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        self.linear = nn.Linear(self.n_hidden, self.spec.size)
         self.activation = activation(bounded)
 
     def forward(self, hidden: Tensor, done: Mapping[str, Tensor]) -> Tensor:

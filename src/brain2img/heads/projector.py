@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, Unpack
 
 from torch import Tensor, nn
 
-from brain2img.interfaces import Head
+from brain2img.interfaces import Head, HeadArguments
 from brain2img.layers import Residual, activation, normal_weights
-from brain2img.losses import MSE, Loss
+from brain2img.losses import MSE
 from brain2img.records import EmbeddingSpec
 
 
@@ -21,16 +21,6 @@ class Projector(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder.
-    spec
-        What the embeddings of the space are.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     width
         Width of the projector. None takes the size of the embedding and ends with the LayerNorm, as published; a
         number adds a linear map to the embedding, which large or bounded spaces (pixels) need: LayerNorm fixes mean
@@ -41,19 +31,18 @@ class Projector(Head):
         "sigmoid" for values in [0, 1] (pixels), "tanh" for [-1, 1], None for unbounded ones.
     initial_std
         Standard deviation of the initial weights; 0.02 in NICE. None for PyTorch's own, as in ATM.
+    **given
+        What every head takes: see `Head`.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True, width: int | None = None, dropout: float = 0.5,
-                 bounded: str | None = None, initial_std: float | None = None) -> None:
-        super().__init__()
-        self.space, self.prediction, self.spec = space, prediction, spec
-        self.losses = nn.ModuleDict(losses)
-        size = width or spec.size
+    def __init__(self, *, width: int | None = None, dropout: float = 0.5, bounded: str | None = None,
+                 initial_std: float | None = None, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        size = width or self.spec.size
         self.proj = nn.Sequential(
-            nn.Linear(hidden[0] * hidden[1], size),
+            nn.Linear(self.n_hidden, size),
             Residual(nn.Sequential(nn.GELU(), nn.Linear(size, size), nn.Dropout(dropout))), nn.LayerNorm(size))
-        self.output = nn.Identity() if width is None else nn.Linear(size, spec.size)
+        self.output = nn.Identity() if width is None else nn.Linear(size, self.spec.size)
         self.activation = activation(bounded)
         if initial_std is not None:
             normal_weights(self, std=initial_std)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from brain2img.artifacts import digest
-from brain2img.interfaces import Head
+from brain2img.interfaces import Head, HeadArguments
 from brain2img.layers import StandardParts
-from brain2img.losses import InfoNCE, Loss
+from brain2img.losses import InfoNCE
 from brain2img.records import EmbeddingSpec
 
 
@@ -21,26 +21,17 @@ class SharedSpace(Head):
 
     What gains of NeuroBridge (linear projectors on both sides) and SAMGA (2604.17782: layers of the backbone fused with
     learned weights, a shared head that is frozen in the second stage) have in common. On the side of the image every
-    value is standardised, each part (layer; `EmbeddingSpec.parts`) is brought to its principal components and to unit
-    mean square, multiplied by its learned weight (softmax, times the number of parts), and all are mapped to `width`
-    values. Means, deviations and components come from the embeddings of the training stimuli alone. Retrieval takes
-    place in the learned space: the image side is stored with the run as its true embedding.
+    value is standardised, each part (layer; `EmbeddingSpec.parts`; a space without is one part) is brought to its
+    principal components and to unit mean square, multiplied by its learned weight (softmax, times the number of parts),
+    and all are mapped to `width` values. Means, deviations and components come from the embeddings of the training
+    stimuli alone. Retrieval takes place in the learned space: the image side is stored with the run as its true
+    embedding.
 
     Deviations: SAMGA routes layers by a small network, for each image anew, with a prior on one layer; here the
     weights are the same for all. Principal components are ours.
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder.
-    spec
-        What the embeddings of the space are; one without parts counts as one part.
-    space
-        Name of the space.
-    losses
-        Name -> loss, between both projections.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     width
         Values in the learned space.
     n_components
@@ -51,6 +42,8 @@ class SharedSpace(Head):
         Share of the epochs after which the image side is no longer trained; 1 never freezes it.
     dropout
         On the hidden states.
+    **given
+        What every head takes: see `Head`.
 
     Raises
     ------
@@ -58,20 +51,19 @@ class SharedSpace(Head):
         If `width`, `n_components` or `freeze_from` is impossible.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True, width: int = 256, n_components: int | None = 128,
-                 learn_weights: bool = True, freeze_from: float = 1.0, dropout: float = 0.0) -> None:
-        super().__init__()
+    def __init__(self, *, width: int = 256, n_components: int | None = 128, learn_weights: bool = True,
+                 freeze_from: float = 1.0, dropout: float = 0.0, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
         if width < 1 or (n_components is not None and n_components < 1) or not 0 <= freeze_from <= 1:
             raise ValueError("SharedSpace head: expected width and n_components of 1 or more and freeze_from in [0, 1],"
                              f" got {width}, {n_components} and {freeze_from}. Correct head.shared_space.")
-        self.space, self.prediction, self.spec = space, prediction, spec
-        self.losses, self.freeze_from = nn.ModuleDict(losses), freeze_from
-        self.parts = StandardParts(dict(spec.parts) or {spec.name: spec.size}, n_components=n_components)
+        self.freeze_from = freeze_from
+        self.parts = StandardParts(dict(self.spec.parts) or {self.spec.name: self.spec.size}, n_components=n_components)
         self.dropout = nn.Dropout(dropout)
-        self.brain = nn.Linear(hidden[0] * hidden[1], width)
+        self.brain = nn.Linear(self.n_hidden, width)
         self.image = nn.Linear(sum(self.parts.kept), width)
         self.part_weights = nn.Parameter(torch.zeros(len(self.parts.kept)), requires_grad=learn_weights)
+        spec = self.spec
         self._decoded = EmbeddingSpec(name=spec.name, shape=(width,), dtype="float32", kind=spec.kind,
                                      n_views=spec.n_views, view_rule=spec.view_rule, uid=digest(["shared", spec.uid]))
 

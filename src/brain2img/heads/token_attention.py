@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brain2img.interfaces import Head
-from brain2img.losses import MSE, Loss
+from brain2img.interfaces import Head, HeadArguments
+from brain2img.losses import MSE
 from brain2img.records import EmbeddingSpec
 
 
@@ -23,16 +23,6 @@ class TokenAttention(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder.
-    spec
-        What the embeddings of the space are: ``(tokens, D)``, or ``(D,)`` for one token.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     token_width
         Width of a token before the MLP.
     attention_width
@@ -43,6 +33,8 @@ class TokenAttention(Head):
         Hidden width of the MLP.
     state
         Which of the L hidden states it reads; None for all.
+    **given
+        What every head takes: see `Head`.
 
     Raises
     ------
@@ -50,21 +42,19 @@ class TokenAttention(Head):
         If the space has more than two axes, or `attention_width` is no multiple of `n_heads`.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 prediction: bool = True, token_width: int = 128, attention_width: int = 768, n_heads: int = 8,
-                 mlp_width: int = 1536, state: int | None = None) -> None:
-        super().__init__()
-        if len(spec.shape) > 2:
-            raise ValueError(f"head of space {space!r}: expected tokens (N, D) or a vector (D,), got shape "
-                             f"{spec.shape}. Choose another head for this space.")
+    def __init__(self, *, token_width: int = 128, attention_width: int = 768, n_heads: int = 8, mlp_width: int = 1536,
+                 state: int | None = None, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        if len(self.spec.shape) > 2:
+            raise ValueError(f"head of space {self.space!r}: expected tokens (N, D) or a vector (D,), got shape "
+                             f"{self.spec.shape}. Choose another head for this space.")
         if attention_width % n_heads:
-            raise ValueError(f"head of space {space!r}: expected attention_width as a multiple of n_heads, got "
+            raise ValueError(f"head of space {self.space!r}: expected attention_width as a multiple of n_heads, got "
                              f"{attention_width} and {n_heads}. Correct the YAML of the head.")
-        self.space, self.prediction, self.spec, self.n_heads = space, prediction, spec, n_heads
-        self.losses = nn.ModuleDict(losses)
+        self.n_heads = n_heads
         self.state = state
-        size = hidden[1] if state is not None else hidden[0] * hidden[1]
-        self.n_tokens, self.width = (spec.shape if len(spec.shape) == 2 else (1, spec.shape[0]))
+        size = self.hidden[1] if state is not None else self.n_hidden
+        self.n_tokens, self.width = (self.spec.shape if len(self.spec.shape) == 2 else (1, self.spec.shape[0]))
         self.token_width = token_width
         self.to_tokens = nn.Sequential(nn.LayerNorm(size), nn.GELU(), nn.Linear(size, self.n_tokens * token_width))
         self.norm = nn.LayerNorm(token_width)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Self
+from typing import Self, Unpack
 
 from torch import Tensor, nn
 
-from brain2img.interfaces import Head
-from brain2img.losses import MSE, Loss
+from brain2img.interfaces import Head, HeadArguments
+from brain2img.losses import MSE
 from brain2img.records import EmbeddingSpec
 
 
@@ -23,28 +23,18 @@ class TokenProjector(Head):
 
     Parameters
     ----------
-    hidden
-        ``(L, H)`` of the encoder; not needed.
-    spec
-        What the embeddings of the space are; one axis ``(D,)`` is one token.
-    space
-        Name of the space.
-    losses
-        Name -> loss.
     source
         Name of the head it builds on, which must stand before it and give embeddings of the same shape.
-    prediction
-        True for the one head whose output is the decoded embedding of the space.
     width
         Of the two layers in between.
+    **given
+        What every head takes: see `Head`.
     """
 
-    def __init__(self, *, hidden: tuple[int, int], spec: EmbeddingSpec, space: str, losses: Mapping[str, Loss],
-                 source: str, prediction: bool = True, width: int = 2048) -> None:
-        super().__init__()
-        self.space, self.prediction, self.spec, self.source = space, prediction, spec, source
-        self.losses = nn.ModuleDict(losses)
-        sizes = (spec.shape[-1], width, width, spec.shape[-1])
+    def __init__(self, *, source: str, width: int = 2048, **given: Unpack[HeadArguments]) -> None:
+        super().__init__(**given)
+        self.source = source
+        sizes = (self.spec.shape[-1], width, width, self.spec.shape[-1])
         self.projector = nn.Sequential(*(layer for a, b in pairwise(sizes)
                                          for layer in (nn.LayerNorm(a), nn.GELU(), nn.Linear(a, b))))
 

@@ -204,8 +204,3 @@ def pixels(stimuli: Stimuli, rows: Sequence[int], *, size: int,
                                                  antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in colours)
     return (images - mean) / std
-
-
-def device_of(name: str) -> str:
-    """Return the device: "auto" takes a GPU if there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

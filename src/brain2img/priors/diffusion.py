@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from brain2img.devices import device_of
 from brain2img.interfaces import Prior
 from brain2img.priors.fitted import pairs, read_arrays, read_shape, rows, write_fitted
 from brain2img.priors.networks import EmbeddingUNet, PriorNetwork
@@ -150,7 +151,7 @@ class DiffusionPrior(Prior):
         model = self.start(shape)
         self._standardise("in", given)
         self.observe(lambda: wanted)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_of()
         model.to(device)
         contexts, targets = (torch.from_numpy(v).reshape(-1, *shape).to(device) for v in (given, wanted))
 
@@ -215,7 +216,7 @@ class DiffusionPrior(Prior):
         """Return one sample for each prediction; see `Prior.sample`."""
         given = rows(predicted, self._shape, what="diffusion prior").reshape(predicted.shape)
         assert len(generators) == len(given), "one generator a row"
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_of()
         model = self._model().to(device).eval()
         out = np.empty_like(given)
         size = max(1, min(CHUNK, 16 * CHUNK // (1, *predicted.shape[1:])[-2]))

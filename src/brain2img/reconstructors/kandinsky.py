@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from brain2img.artifacts import is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
 from brain2img.pretrained.loading import load_diffusers
@@ -64,6 +65,8 @@ class Kandinsky(Reconstructor):
         If a setting is out of range.
     """
 
+    tiny_shapes = {"clip": (12,)}
+
     def __init__(self, *, model: str, space: str = "clip", low_level_space: str | None = None, strength: float = 0.7,
                  n_steps: int = 20, guidance: float = 3.0, size: int = 64, scheduler: str | None = None,
                  negative: str = "zeros", device: str = "auto") -> None:
@@ -71,7 +74,7 @@ class Kandinsky(Reconstructor):
         self.strength, self.n_steps, self.guidance, self.size = strength, n_steps, guidance, size
         self.scheduler, self.negative = scheduler, negative
         self.needs = (space, low_level_space) if low_level_space else (space,)
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
         if scheduler is not None and scheduler not in SCHEDULERS:
             raise ValueError(f"reconstructor.scheduler: expected one of {SCHEDULERS} or null, got {scheduler!r}. "
                              "The pipeline works with these.")

@@ -22,6 +22,8 @@ class PixelDecoding(Reconstructor):
         Name of a space of shape ``(3 or 1, s, s)`` with values in [0, 1].
     """
 
+    tiny_shapes = {"pixels": (3, 8, 8)}
+
     def __init__(self, *, size: int = 64, space: str = "pixels") -> None:
         self.size, self.space, self.needs = size, space, (space,)
 

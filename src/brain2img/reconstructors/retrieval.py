@@ -27,6 +27,8 @@ class NearestTrainingImage(Reconstructor):
         Height and width of the images.
     """
 
+    tiny_shapes = {"clip": (3,)}
+
     def __init__(self, *, space: str = "clip", size: int = 64) -> None:
         self.space, self.size, self.needs = space, size, (space,)
         self._embeddings: Tensor | None = None

@@ -12,9 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
-from brain2img.pretrained.loading import device_of, load_config, load_diffusers
+from brain2img.pretrained.loading import load_config, load_diffusers
 from brain2img.records import EmbeddingSpec, Stimuli
 
 
@@ -72,6 +73,8 @@ class StableDiffusion(Reconstructor):
     ValueError
         If a setting is out of range.
     """
+
+    tiny_shapes = {"vae": (4, 16, 16), "clip_text": (12, 16)}
 
     def __init__(self, *, model: str, start: str | Reconstructor = "vae", condition: str | Captioner = "clip_text",
                  depth: str | DepthOfStates | None = None, depth_spaces: Sequence[str] = (), strength: float = 0.8,

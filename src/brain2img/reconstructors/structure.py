@@ -11,9 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from brain2img.artifacts import digest
+from brain2img.devices import device_of
 from brain2img.interfaces import Reconstructor
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import device_of, load_diffusers
+from brain2img.pretrained.loading import load_diffusers
 from brain2img.records import EmbeddingSpec, Stimuli
 
 LAST_LR, MOMENTUM = 1e-10, 0.9
@@ -74,11 +75,14 @@ class StructuralOptimisation(Reconstructor):
         If a setting is out of range.
     """
 
+    tiny_shapes = {"colours": (3, 16, 16)}
+
     def __init__(self, *, model: str, network: FeatureNetwork, layers: Mapping[str, str], subfolder: str = "",
                  size: int = 224, n_steps: int = 200, lr: float = 0.1, decay: float = 0.01, limit: float = 3.0,
                  device: str = "auto") -> None:
         self.model, self.network, self.layers, self.subfolder, self.size = model, network, layers, subfolder, size
         self.n_steps, self.lr, self.decay, self.limit = n_steps, lr, decay, limit
+        self._spread: dict[str, Tensor] = {}  # by `fit`
         self.device, self.needs = device_of(device), tuple(layers)
         if n_steps < 1 or lr <= 0 or not 0 <= decay < 1 or limit <= 0 or not layers:
             raise ValueError(f"reconstructor: expected layers, n_steps of 1 or more, lr and limit above 0 and decay in "
@@ -130,7 +134,7 @@ class StructuralOptimisation(Reconstructor):
 
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
         """Return ``(B, 3, size, size)`` in [0, 1]; see `interfaces.Reconstructor.reconstruct`."""
-        assert hasattr(self, "_spread"), "fit before reconstruct"
+        assert self._spread, "fit before reconstruct"
         side = self.size // 2 ** (len(self._generator.config.block_out_channels) - 1)
         wanted = [self._rescaled(embeddings[space].to(self.device), self._spread[space]) for space in self.layers]
         x = torch.stack([torch.randn(self._mean.shape[1], side, side, generator=g) for g in generators]).to(self.device)

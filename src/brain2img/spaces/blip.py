@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from brain2img.artifacts import digest
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import device_of, load_config, load_model, pixels
+from brain2img.pretrained.loading import load_config, load_model, pixels
 from brain2img.records import EmbeddingSpec, Stimuli
 
 

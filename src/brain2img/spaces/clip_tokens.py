@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.records import EmbeddingSpec, Stimuli
@@ -61,7 +62,7 @@ class CLIPTokens(Space):
         if of not in ("image", "text"):
             raise ValueError(f"space {name!r}: expected of to be image or text, got {of!r}. Correct it.")
         self.model, self.of, self.n_captions, self.name = model, of, n_captions, name
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
 
     def _missing(self, error: Exception) -> ValueError:
         return ValueError(
@@ -175,5 +176,13 @@ class CLIPTokens(Space):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Return the space of published weights, which are only loaded when something is embedded."""
-        return cls()
+        """Return the tokens ``(17, 8)`` of an untrained network for pictures of 32 x 32 pixels."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        made = cls(model="tiny", device="cpu")
+        made._config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, image_size=32,
+                                        num_attention_heads=2, patch_size=8, projection_dim=8)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made._network = CLIPVisionModelWithProjection(made._config).eval().requires_grad_(False)
+        return made

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from brain2img.artifacts import digest
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import device_of, load_config, load_model, pixels
+from brain2img.pretrained.loading import load_config, load_model, pixels
 from brain2img.records import EmbeddingSpec, Stimuli
 
 _COLOURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
-from brain2img.pretrained.loading import device_of
 from brain2img.pretrained.open_clip_models import load_open_clip
 from brain2img.records import EmbeddingSpec, Stimuli
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
-from brain2img.pretrained.loading import device_of
 from brain2img.records import EmbeddingSpec, Stimuli
 
 

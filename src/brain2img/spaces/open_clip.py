@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from brain2img.artifacts import digest, file_digest, read_json
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.open_clip_models import load_open_clip
@@ -73,7 +74,7 @@ class OpenCLIP(Space):
                              "Correct it.")
         self.model_name, self.pretrained, self.seed, self.prompt = model, pretrained, seed, prompt
         self.of, self.n_captions, self.normalise, self.name = of, n_captions, normalise, name
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
 
     @cached_property
     def _folder(self) -> Path | None:

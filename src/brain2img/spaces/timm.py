@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.records import EmbeddingSpec, Stimuli
@@ -54,7 +55,7 @@ class TimmModel(Space):
         if output not in OUTPUTS:
             raise ValueError(f"space {name!r}: expected output to be one of {OUTPUTS}, got {output!r}. Correct it.")
         self.model, self.output, self.size, self.pretrained, self.name = model, output, size, pretrained, name
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
 
     @cached_property
     def _model(self) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from brain2img.artifacts import digest, is_of_the_system
+from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
 from brain2img.pretrained.loading import load_diffusers
@@ -43,7 +44,7 @@ class VAELatents(Space):
     def __init__(self, *, model: str, subfolder: str = "movq", size: int = 64, device: str = "auto",
                  name: str = "vae") -> None:
         self.model, self.subfolder, self.size, self.name = model, subfolder, size, name
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
 
     @cached_property
     def _config(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from brain2img.data.trials import OVER_SUBJECTS, limit_of
 from brain2img.decoders.adaptation import MODES, beside, count, restrict, take_over
 from brain2img.decoders.deep import DeepDecoder
 from brain2img.decoders.settings import read_checkpoint
-from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
+from brain2img.interfaces import Decoder
+from brain2img.stages.build import build_data, build_decoder, class_of, identity_of_study, plain
 from brain2img.stages.new_subject import (
     asks_for_a_study,
     check_new,
@@ -100,11 +101,11 @@ class Adaptation:
         """Read the command and check it against the run and the study."""
         manifest, given = run.manifest, given_overrides()
         config = {k: v for k, v in copy.deepcopy(manifest["config"]).items() if k not in PLACE}
-        if "encoder" not in config:
-            got = config["decoder"]["_target_"].rsplit(".", 1)[-1]
+        decoder = class_of(config["decoder"], Decoder)
+        if not decoder.has_parts:
             raise ValueError(f"run {run.folder.parent}: expected a deep decoder, which shares weights between "
-                             f"subjects, got {got}. A linear decoder is fitted to each subject alone: train one with "
-                             "data.subjects=[...].")
+                             f"subjects, got {decoder.__name__}. A linear decoder is fitted to each subject alone: "
+                             "train one with data.subjects=[...].")
         if cfg.mode not in MODES:
             raise ValueError(f"mode: expected one of {MODES}, got {cfg.mode!r}. Choose one of these.")
         prepared = target_study(cfg, run)

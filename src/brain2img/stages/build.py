@@ -168,11 +168,24 @@ def build(config: Mapping[str, Any], kind: type | tuple[type, ...], **given: Any
     if _defers(cls) and config.get("_partial_"):
         return partial(cls, **arguments, **given)
     try:
-        inspect.signature(cls).bind(**arguments, **given)
+        constructor(cls).bind(**arguments, **given)
     except TypeError as error:
         raise ValueError(f"{config['_target_']}: expected arguments that fit the class, got {error}. "
                          "Correct the YAML or the override.") from error
     return cls(**arguments, **given)
+
+
+def constructor(cls: type) -> inspect.Signature:
+    """Return the keyword arguments that a part takes; what its constructor hands on by ``**`` counts, too."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            own = list(inspect.signature(base).parameters.values())
+            found = {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in own
+                     if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} | found
+            if all(p.kind is not p.VAR_KEYWORD for p in own):
+                break
+    return inspect.Signature(list(found.values()))
 
 
 def _defers(cls: type) -> bool:
@@ -250,7 +263,7 @@ def build_data(config: Mapping[str, Any], *, prepared: PreparedStudy, caches: Ma
 def build_prior(cfg: DictConfig | Mapping[str, Any]) -> Prior:
     """Return the prior, not yet fitted; one that is trained begins from the seed of the configuration."""
     config = plain(cfg["prior"])
-    wanted = inspect.signature(class_of(config, Prior)).parameters
+    wanted = constructor(class_of(config, Prior)).parameters
     return build(config, Prior, **({"seed": cfg["seed"]} if "seed" in wanted and "seed" not in config else {}))
 
 
@@ -262,11 +275,10 @@ def build_decoder(config: Mapping[str, Any], *, data: BrainData, seed: int) -> D
     ValueError
         If a head names a space that is not chosen, or a chosen space has no head.
     """
-    wanted = inspect.signature(class_of(config["decoder"], Decoder)).parameters
     given: dict[str, Any] = {"seed": seed}
-    if "specs" in wanted:
+    if not class_of(config["decoder"], Decoder).has_parts:
         given |= {"specs": data.specs, "targets": data.target_specs}
-    if "heads" in wanted:
+    else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # initial weights, the same for a fit that is begun again
             given |= _parts(config, data)

@@ -235,8 +235,8 @@ class MemberScores:
         for metric in self.metrics.values():
             if not _fits(metric, decoded, of=output.of):
                 continue
-            shown = of_concepts(decoded, study=self.prepared, caches=self._caches(output.rows, places)) if getattr(
-                metric, "of_concepts", False) else decoded
+            shown = of_concepts(decoded, study=self.prepared, caches=self._caches(
+                output.rows, places)) if metric.of_concepts else decoded
             table = metric.score(shown).assign(**labels, transductive=metric.transductive)
             if "proportion" not in table:  # a metric may tell it line by line
                 table["proportion"] = metric.proportion

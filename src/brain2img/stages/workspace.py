@@ -26,6 +26,7 @@ from brain2img.stages.build import (
     build_decoder,
     build_spaces,
     build_study,
+    class_of,
     identity_of_study,
     plain,
     trust,
@@ -172,7 +173,7 @@ def training_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that shapes a trained decoder."""
     keys = ["split", "data", "decoder", "seed"]
     config = {key: plain(cfg[key]) for key in keys}
-    if "deep" in config["decoder"]["_target_"]:
+    if class_of(config["decoder"], Decoder).has_parts:
         config |= {part: plain(cfg.get(part)) for part in PARTS}
     return config
 
