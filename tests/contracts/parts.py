@@ -12,7 +12,8 @@ import yaml
 
 from brain2img.records import EmbeddingSpec, SignalSpec
 
-INTERFACES = {"adapter": "SubjectAdapter", "augmentation": "Augmentation", "captioner": "Captioner", "decoder": "Decoder",
+INTERFACES = {"adapter": "SubjectAdapter", "augmentation": "Augmentation", "captioner": "Captioner",
+              "decoder": "Decoder",
               "encoder": "Encoder", "head": "Head", "metric": "Metric", "prior": "Prior",
               "reconstructor": "Reconstructor", "space": "Space", "study": "Study"}
 CONFIGS = Path(__file__).parents[2] / "configs"
