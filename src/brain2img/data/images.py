@@ -1,8 +1,10 @@
-"""Reads the pictures of a prepared study where they are: packed in its folder, or in the raw files outside."""
+"""Pictures of a prepared study: brought into its folder when it is prepared, read there by all that comes after."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from brain2img.artifacts import read_array
+from brain2img.artifacts import read_array, safe_name
 from brain2img.data.pictures import pictures_from, read_picture
 from brain2img.data.reading import reading
 
-PACKED = "images.npy"
+log = logging.getLogger(__name__)
+PACKED, COPIED = "images.npy", "stimuli"
+"""Where pictures lie in the folder: rows of an array, or files."""
 _MOVED = ("Put it back where it was when the study was prepared, or prepare the study again with overwrite=true from "
           "where it is now.")
 
@@ -119,6 +123,53 @@ class StimulusImages(Sequence[np.ndarray]):
             elif not (self.folder / file).is_file():
                 raise ValueError(f"{self.folder / file}: expected a picture there, by stimuli.parquet, got no such "
                                  f"file. {_MOVED}")
+
+
+def bring_in(folder: Path, table: pd.DataFrame, *, size: int | None, pack: Callable[..., None]) -> None:
+    """Bring pictures that lie elsewhere into the folder, so that nothing after preparing needs the raw files.
+
+    Parameters
+    ----------
+    folder
+        The prepared folder.
+    table
+        Rows of ``stimuli.parquet``; `file` and `pointer` then say where pictures lie in the folder.
+    size
+        Of rows of HDF5 files, see `StimulusImages`; other files are copied as they are.
+    pack
+        `brain2img.data.prepared.PreparedWriter.add_images`.
+    """
+    file, pointer = (table.columns.get_loc(name) for name in ("file", "pointer"))
+    elsewhere = [row for row in np.flatnonzero(table["file"].notna()) if table.iloc[row, file] != PACKED]
+    rows = [row for row in elsewhere if "::" in table.iloc[row, file]]
+    if rows:
+        source = StimulusImages(folder, table, size=size)
+        rows.sort(key=source.place_of)
+        pack(_Rows(source, rows), n=len(rows), shape=source[rows[0]].shape)
+        table.iloc[rows, file], table.iloc[rows, pointer] = PACKED, np.arange(len(rows))
+    files = [row for row in elsewhere if row not in set(rows)]
+    if files:
+        log.info("copies %d pictures", len(files))
+        (folder / COPIED).mkdir(exist_ok=True)
+    for row in files:
+        path = folder / table.iloc[row, file]
+        name = f"{COPIED}/{row:06d}_{safe_name(path.stem)[:80]}{path.suffix.lower()}"
+        with reading(path, what="picture"):
+            shutil.copyfile(path, folder / name)
+        table.iloc[row, file] = name
+
+
+class _Rows(Sequence[np.ndarray]):
+    """Some pictures of a table, read when asked for."""
+
+    def __init__(self, source: StimulusImages, rows: Sequence[int]) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.source[self.rows[place]]
 
 
 def _data_set(folder: Path, file: str) -> Any:

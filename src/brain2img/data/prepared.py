@@ -1,7 +1,7 @@
 """The prepared study on disk: writer, memory-mapped reader, validation.
 
 ``spec.json``, ``signals_<subject>.npy`` ``(n_trials, C, T)`` float32, ``trials.parquet``, ``stimuli.parquet`` and
-``images.npy`` (unless pictures stay outside), as `brain2img.interfaces.Study.prepare` leaves them. Signals carry no
+``images.npy`` or ``stimuli/``, as `brain2img.interfaces.Study.prepare` leaves them. Signals carry no
 fitted statistics.
 """
 
@@ -29,7 +29,7 @@ from brain2img.artifacts import (
     write_table,
 )
 from brain2img.data.amplitudes import SI, PlausibleSession
-from brain2img.data.images import PACKED, StimulusImages
+from brain2img.data.images import PACKED, StimulusImages, bring_in
 from brain2img.data.same_stimuli import content, notice
 from brain2img.data.sessions import Session, write_sessions
 from brain2img.records import SignalSpec, Stimuli
@@ -191,8 +191,8 @@ class PreparedWriter:
         images
             ``(N, h, w)`` or ``(N, h, w, 3)`` uint8 in the order of `stimuli`.
         image_size
-            Side (pixels) to which pictures that stay outside the folder are brought when read; None leaves them as
-            they are, which needs them to be of one size.
+            Side (pixels) to which pictures that are files are brought when read, and rows of HDF5 files when they are
+            packed; None leaves them as they are, which needs them to be of one size.
         notes
             What was understood, left out or assumed, in sentences; `check` shows them.
         """
@@ -204,8 +204,9 @@ class PreparedWriter:
             if column not in stimuli:
                 stimuli[column] = None
         stimuli["attributes"] = [json.dumps(a or {}, sort_keys=True) for a in stimuli["attributes"]]
+        StimulusImages(self.out, stimuli).check()
+        bring_in(self.out, stimuli, size=image_size, pack=self.add_images)
         pictures = StimulusImages(self.out, stimuli, size=image_size)
-        pictures.check()
         stimuli[["content", "same_as"]] = content(stimuli, pictures)
         notice(stimuli, what=f"study {self.study}")
         write_table(self.out / "stimuli.parquet", stimuli[list(STIMULUS_COLUMNS)])

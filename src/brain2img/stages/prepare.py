@@ -13,13 +13,15 @@ from brain2img.data.same_stimuli import settle
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.simulate import NOTE
 from brain2img.stages.build import build_study
-from brain2img.stages.workspace import prepared_folder, raw_id
+from brain2img.stages.workspace import folder_to_prepare, prepared_folders
 
 log = logging.getLogger(__name__)
 
 
 def prepare(cfg: DictConfig) -> Path:
     """Prepare the study that ``study`` describes; returns the folder.
+
+    A finished one stands on its own: where its raw files have been moved away, it is taken as it is.
 
     Where its own split divides a stimulus that has several ids, it is not finished before ``split.duplicates`` says
     what to do; signals are not read again then.
@@ -30,8 +32,11 @@ def prepare(cfg: DictConfig) -> Path:
         If raw files are missing or damaged, or a stimulus crosses splits; nothing that looks finished is left.
     """
     study, raw, config = build_study(cfg)
-    folder = open_folder(prepared_folder(cfg), stage="prepare", config=config, inputs={"raw": raw_id(cfg, study, raw)},
-                         overwrite=cfg.overwrite)
+    if raw is not None and not raw.exists() and not cfg.overwrite and len(found := prepared_folders(cfg)) == 1:
+        log.info("prepare %s: finished already (%s); its raw files are not at hand (%s)", study.name, found[0], raw)
+        return found[0]
+    place, raw_id = folder_to_prepare(cfg)
+    folder = open_folder(place, stage="prepare", config=config, inputs={"raw": raw_id}, overwrite=cfg.overwrite)
     if folder.finished:
         log.info("prepare %s: finished already (%s)", study.name, folder.path)
         return folder.path

@@ -18,7 +18,7 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.raw_identity import remembered
 from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subjects
-from brain2img.interfaces import Decoder, Space, Study
+from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import (
     PARTS,
     as_data,
@@ -98,17 +98,44 @@ def folder_of(cfg: DictConfig, *names: str) -> Path:
     return below(outputs(cfg), *names)
 
 
-def raw_id(cfg: DictConfig, study: Study, raw: Path | None) -> str:
-    """Return the identity of a study's raw files; what is read of them for it is read once."""
+def folder_to_prepare(cfg: DictConfig) -> tuple[Path, str]:
+    """Return where the study is prepared, and the identity of its raw files, of which each is read once for it."""
+    study, raw, config = build_study(cfg)
     with remembered(outputs(cfg) / "cache" / "raw_files.json"):
-        return study.raw_id(raw)
+        raw_id = study.raw_id(raw)
+    return folder_of(cfg, "prepared", study.name, f"{study.variant}-{digest([config, raw_id], length=8)}"), raw_id
+
+
+def prepared_folders(cfg: DictConfig) -> list[Path]:
+    """Return the finished folders of the study that the configuration describes: one for each state of raw files."""
+    study, _, config = build_study(cfg)
+    folders = folder_of(cfg, "prepared", study.name).glob(f"{study.variant}-*/manifest.json")
+    return sorted(path.parent for path in folders
+                  if not differences(read_manifest(path.parent, what="prepared study")["config"], config))
 
 
 def prepared_folder(cfg: DictConfig) -> Path:
-    """Return the folder of the prepared study that the configuration describes."""
-    study, raw, config = build_study(cfg)
-    name = f"{study.variant}-{digest([config, raw_id(cfg, study, raw)], length=8)}"
-    return folder_of(cfg, "prepared", study.name, name)
+    """Return the folder of the prepared study that the configuration describes; raw files are not asked for.
+
+    Only where the study was prepared from several states of its raw files, these say which is meant.
+
+    Raises
+    ------
+    ValueError
+        If it is not prepared.
+    """
+    found = prepared_folders(cfg)
+    if len(found) == 1:
+        return found[0]
+    study, raw, _ = build_study(cfg)
+    if not found:
+        raise ValueError(f"study {study.name}: expected it prepared with these settings below "
+                         f"{folder_of(cfg, 'prepared', study.name)}, got none. Run the prepare stage first.")
+    if raw is not None and not raw.exists():
+        raise ValueError(f"study {study.name}: expected one prepared folder with these settings, got {len(found)}, of "
+                         f"different raw files ({', '.join(path.name for path in found)}). Give raw=<folder> to say "
+                         "which is meant, or move the others away.")
+    return folder_to_prepare(cfg)[0]
 
 
 def cache_folder(cfg: DictConfig, *, space: Space, prepared: PreparedStudy) -> Path:
