@@ -168,6 +168,19 @@ class SubjectAdapter(Part, nn.Module):
         """Give a subject that is new to trained weights what served unseen ones so far; nothing by default."""
         return
 
+    def known(self, subject: str | None) -> str:
+        """Return the name of a subject that has parts here.
+
+        Raises
+        ------
+        ValueError
+            If it has none: it is unseen (None), or was never added.
+        """
+        if subject is None or subject not in self.specs:
+            raise ValueError(f"{type(self).__name__} adapter: expected one of the subjects {sorted(self.specs)}, got "
+                             f"{subject!r}. Every subject needs a part of its own: adapt the run to this one.")
+        return subject
+
     @abstractmethod
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """Return the parameters that belong to this subject alone."""

@@ -74,7 +74,7 @@ def test_every_subject_has_its_own_linear_map_over_time():
     adapter.add_subject(dataclasses.replace(adapter.specs["sub-01"], subject="sub-03", n_times=70))
     assert adapter(x[..., :70], "sub-03").grid.shape == (3, 5, 12)
     assert [p.shape for p in adapter.parameters_of("sub-03")] == [(12, 70), (12,)]
-    with pytest.raises(ValueError, match=r"got None. Name one of these; an unseen one \(None\) needs adapter.linear"):
+    with pytest.raises(ValueError, match=r"got None. Every subject needs a part of its own: adapt"):
         adapter(x, None)
 
 

@@ -13,7 +13,8 @@ import yaml
 from brain2img.records import EmbeddingSpec, SignalSpec
 
 INTERFACES = {"adapter": "SubjectAdapter", "augmentation": "Augmentation", "captioner": "Captioner",
-              "decoder": "Decoder", "encoder": "Encoder", "head": "Head", "metric": "Metric", "prior": "Prior",
+              "decoder": "Decoder",
+              "encoder": "Encoder", "head": "Head", "metric": "Metric", "prior": "Prior",
               "reconstructor": "Reconstructor", "space": "Space", "study": "Study"}
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRIOR = {"_target_": "brain2img.priors.diffusion.DiffusionPrior", "training": {"steps": 2, "batch_size": 8, "lr": 1e-3},

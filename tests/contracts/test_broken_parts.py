@@ -92,8 +92,11 @@ class NamelessLinear(SubjectLinear):
         super().add_subject(spec)
         self.linears[spec.subject.replace("-", "_")] = self.linears.pop(spec.subject)
 
-    def _of(self, subject):
-        return self.linears[str(subject).replace("-", "_")]
+    def parameters_of(self, subject):
+        return list(self.linears[subject.replace("-", "_")].parameters())
+
+    def forward(self, x, subject):
+        return Features(self.linears[self.known(subject).replace("-", "_")](x.flatten(1)).unsqueeze(-1))
 
 
 class WrongGrid(SubjectLinear):

@@ -97,7 +97,7 @@ def test_identity_and_messages(folder, stimuli, tmp_path):
     assert len(uids) == 3
     with pytest.raises(ValueError, match="expected of to be image or text, got 'sound'"):
         CLIPTokens(of="sound")
-    with pytest.raises(ValueError, match=r"expected a CLIP of .*, got FileNotFoundError for .*no config\.json"):
+    with pytest.raises(ValueError, match=r"expected a model of .*, got FileNotFoundError: no config\.json"):
         CLIPTokens(model=str(tmp_path)).spec(stimuli)
     bare = Stimuli(stimuli.table.assign(captions=[[]] * 3), stimuli.read_images)
     with pytest.raises(ValueError, match="expected captions of every stimulus, got a stimulus without"):

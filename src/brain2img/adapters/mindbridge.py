@@ -144,15 +144,9 @@ class MindBridge(SubjectAdapter):
 
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
-        self._known(subject)
+        self.known(subject)
         parts = [modules[subject] for modules in (self.embedder, self.builder) if subject in modules]
         return [p for part in parts for p in part.parameters()]
-
-    def _known(self, subject: str | None) -> str:
-        if subject is None or subject not in self.embedder:
-            raise ValueError(f"MindBridge adapter: expected one of the subjects {sorted(self.embedder)}, got "
-                             f"{subject!r}. Every subject needs an embedder of its own: adapt the run to this one.")
-        return subject
 
     def pooled(self, x: Tensor, subject: str) -> Tensor:
         """Map ``(B_s, V, 1)``, or pooled voxels ``(B_s, pool_size, 1)``, to ``(B_s, pool_size)``.
@@ -162,7 +156,7 @@ class MindBridge(SubjectAdapter):
         ValueError
             If the subject is unknown, or V is not the number of voxels that the adapter was built for.
         """
-        n_voxels = self.specs[self._known(subject)].n_channels
+        n_voxels = self.specs[self.known(subject)].n_channels
         if x.shape[1] not in (n_voxels, self.pool_size):
             raise ValueError(
                 f"MindBridge adapter, subject {subject!r}: expected {n_voxels} voxels (or {self.pool_size} pooled), "
@@ -171,7 +165,7 @@ class MindBridge(SubjectAdapter):
 
     def forward(self, x: Tensor, subject: str | None) -> Features:
         """Map ``(B_s, V, 1)`` to a grid ``(B_s, hidden, 1)``; an unseen subject (None) is a ValueError."""
-        subject = self._known(subject)
+        subject = self.known(subject)
         return Features(self.embedder[subject](self.pooled(x, subject)).unsqueeze(-1))
 
     def once(self, x: Tensor, subject: str) -> Tensor:
@@ -229,8 +223,8 @@ class MindBridge(SubjectAdapter):
         if not self.builder:
             raise ValueError("MindBridge adapter: expected builders for synthesis, got none. Train with "
                              "adapter.reconstruction, adapter.cycle or adapter.synthetic above 0.")
-        layers = cast(nn.Sequential, self.embedder[self._known(source)])[:-1]  # dropout is the last
-        return self.builder[self._known(target)](layers(self.pooled(x, source)))
+        layers = cast(nn.Sequential, self.embedder[self.known(source)])[:-1]  # dropout is the last
+        return self.builder[self.known(target)](layers(self.pooled(x, source)))
 
     def synthetic_trials(self, batch: BrainBatch, features: Mapping[str, Features]) -> tuple[Features, Tensor] | None:
         """Return embeddings of every trial as one of another subject, and their places in the batch; see the class."""

@@ -154,10 +154,10 @@ class SpatialAttention(SubjectAdapter):
 
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
-        self._known(subject)
+        self.known(subject)
         return [group[subject] for group in (self.matrices, self.biases) if subject in group]
 
-    def _known(self, subject: str | None) -> str:
+    def _seen_as(self, subject: str | None) -> str:
         """Return whose sensors a subject has."""
         if subject is None:
             first, *others = self.specs.values()
@@ -167,10 +167,7 @@ class SpatialAttention(SubjectAdapter):
                                  "sensors are not known: those of the known subjects differ. Add it (scripts/adapt.py),"
                                  " or train on subjects with the same sensors.")
             return first.subject
-        if subject not in self.specs:
-            raise ValueError(f"SpatialAttention adapter: expected one of the subjects {sorted(self.specs)}, got "
-                             f"{subject!r}. Adapt the run to this one, or name None for an unseen one.")
-        return subject
+        return self.known(subject)
 
     def _matrix_of(self, subject: str | None) -> tuple[Tensor | None, Tensor | None]:
         """Return matrix ``(F, F)`` and bias of a subject; None: the shared ones, or the means of all."""
@@ -185,7 +182,7 @@ class SpatialAttention(SubjectAdapter):
 
     def attention(self, subject: str | None) -> Tensor:
         """Return the weights ``(n_virtual, C)`` of the sensors: rows sum to 1; in training with a hole."""
-        sensors = self.sensors[self._known(subject)]
+        sensors = self.sensors[self._seen_as(subject)]
         assert isinstance(sensors, Sensors)
         scores = self.heads @ sensors.embedding.T
         if self.training and self.dropout:
@@ -203,7 +200,7 @@ class SpatialAttention(SubjectAdapter):
         ValueError
             If the subject is unknown, or the number of channels or samples is not that of the subject.
         """
-        spec = self.specs[self._known(subject)]
+        spec = self.specs[self._seen_as(subject)]
         if x.shape[1:] != (spec.n_channels, spec.n_times):
             raise ValueError(f"SpatialAttention adapter, subject {subject!r}: expected {spec.n_channels} channels of "
                              f"{spec.n_times} samples, got {x.shape[1]} of {x.shape[2]}. Use the channels and the "

@@ -67,17 +67,11 @@ class STTM(SubjectAdapter):
 
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
-        return list(self.subjects[self._known(subject)].parameters())
-
-    def _known(self, subject: str | None) -> str:
-        if subject is None or subject not in self.subjects:
-            raise ValueError(f"STTM adapter: expected one of the subjects {sorted(self.subjects)}, got {subject!r}. "
-                             "Every subject needs a part of its own: adapt the run to this one.")
-        return subject
+        return list(self.subjects[self.known(subject)].parameters())
 
     def forward(self, x: Tensor, subject: str | None) -> Features:
         """Map ``(B_s, V, 1)`` to a grid ``(B_s, width, 1)``; an unseen subject (None) is a ValueError."""
-        name, n_voxels = self._known(subject), x.shape[1]
+        name, n_voxels = self.known(subject), x.shape[1]
         if n_voxels != self.specs[name].n_channels:
             raise ValueError(f"STTM adapter, subject {name!r}: expected {self.specs[name].n_channels} voxels, got "
                              f"{n_voxels}. Use the voxels that the adapter was built for.")

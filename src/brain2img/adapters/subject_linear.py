@@ -75,13 +75,7 @@ class SubjectLinear(SubjectAdapter):
 
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
-        return list(self._of(subject).parameters())
-
-    def _of(self, subject: str | None) -> nn.Module:
-        if subject is None or subject not in self.linears:
-            raise ValueError(f"SubjectLinear adapter: expected one of the subjects {sorted(self.linears)}, got "
-                             f"{subject!r}. Every subject needs a linear map of its own: adapt the run to this one.")
-        return self.linears[subject]
+        return list(self.linears[self.known(subject)].parameters())
 
     def forward(self, x: Tensor, subject: str | None) -> Features:
         """Map ``(B_s, C_s, T_s)`` to a grid ``(B_s, width, 1)``.
@@ -91,15 +85,15 @@ class SubjectLinear(SubjectAdapter):
         ValueError
             If the subject is None or unknown, or channels or samples are not those of the subject.
         """
-        layers = self._of(subject)
-        spec = self.specs[str(subject)]
+        subject = self.known(subject)
+        spec = self.specs[subject]
         if x.shape[1:] != (spec.n_channels, spec.n_times):
             raise ValueError(f"SubjectLinear adapter, subject {subject!r}: expected {spec.n_channels} channels of "
                              f"{spec.n_times} sample(s), got {x.shape[1]} of {x.shape[2]}. Use those that the run was "
                              "trained on.")
         if self.bin > 1:
             x = F.avg_pool1d(x, self.bin)
-        return Features(layers(x.flatten(1)).unsqueeze(-1))
+        return Features(self.linears[subject](x.flatten(1)).unsqueeze(-1))
 
     @classmethod
     def tiny(cls) -> Self:

@@ -90,24 +90,18 @@ class SubjectToken(SubjectAdapter):
         """Give a subject that is new to trained weights the shared token to begin with, which served it so far."""
         if self.token:
             with torch.no_grad():
-                self.tokens[self._known(subject)].copy_(self.shared)
+                self.tokens[self.known(subject)].copy_(self.shared)
 
     def parameters_of(self, subject: str) -> list[nn.Parameter]:
         """See `SubjectAdapter`."""
-        self._known(subject)
+        self.known(subject)
         own = [self.tokens[subject]] if self.token else []
         return own + (list(self.linears[subject].parameters()) if self.linear else [])
-
-    def _known(self, subject: str | None) -> str:
-        if subject is None or subject not in self.specs:
-            raise ValueError(f"SubjectToken adapter: expected one of the subjects {sorted(self.specs)}, got "
-                             f"{subject!r}. Name one of these; an unseen one (None) needs adapter.linear=false.")
-        return subject
 
     def forward(self, x: Tensor, subject: str | None) -> Features:
         """Return the grid ``(B_s, C, T)`` with tokens ``(B_s, 1, T)`` or None; subject None takes the shared token."""
         if self.linear or subject is not None:
-            subject = self._known(subject)
+            subject = self.known(subject)
         if self._bin > 1:
             x = F.avg_pool1d(x, self._bin)
         if self.linear:

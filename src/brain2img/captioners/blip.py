@@ -12,7 +12,7 @@ from torch import Tensor
 from brain2img.devices import device_of
 from brain2img.interfaces import Captioner
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import load_config, load_model, load_tokenizer
+from brain2img.pretrained.loading import load_config, load_model, load_tokenizer, tiny_tokenizer
 from brain2img.records import EmbeddingSpec
 
 
@@ -90,15 +90,11 @@ class BLIP(Captioner):
     @classmethod
     def tiny(cls) -> Self:
         """Return untrained networks that string eight words together for features ``(L, 16)``."""
-        from tokenizers import Tokenizer, models
-        from transformers import BlipForConditionalGeneration, PreTrainedTokenizerFast
+        from transformers import BlipForConditionalGeneration
 
-        made, words = cls(model="tiny", max_length=8, device="cpu"), ["[PAD]", "[UNK]", "[DEC]", "[SEP]"]
-        words += "a red blue cat dog on at night".split()
-        made._tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")),
-            pad_token="[PAD]", unk_token="[UNK]", bos_token="[DEC]", eos_token="[SEP]")
-        made._config = tiny_config(len(words))
+        made = cls(model="tiny", max_length=8, device="cpu")
+        made._tokenizer = tiny_tokenizer(bos_token="[DEC]", eos_token="[SEP]")
+        made._config = tiny_config(len(made._tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made._language = BlipForConditionalGeneration(made._config).eval().text_decoder

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from brain2img.devices import device_of
 from brain2img.interfaces import Captioner
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import load_config, load_model, load_tokenizer
+from brain2img.pretrained.loading import load_config, load_model, load_tokenizer, tiny_tokenizer
 from brain2img.records import EmbeddingSpec
 
 
@@ -92,15 +92,11 @@ class GIT(Captioner):
     @classmethod
     def tiny(cls) -> Self:
         """Return untrained networks that string eight words together for features ``(5, 16)``."""
-        from tokenizers import Tokenizer, models
-        from transformers import GitConfig, GitForCausalLM, PreTrainedTokenizerFast
+        from transformers import GitConfig, GitForCausalLM
 
-        made, words = cls(model="tiny", max_length=6, device="cpu"), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-        words += "a red blue cat dog on at night".split()
-        made._tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")),
-            pad_token="[PAD]", unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]")
-        made._config = tiny_config(len(words))
+        made = cls(model="tiny", max_length=6, device="cpu")
+        made._tokenizer = tiny_tokenizer(bos_token="[CLS]", eos_token="[SEP]")
+        made._config = tiny_config(len(made._tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made._language = _reading_features(GitForCausalLM(GitConfig(**made._config.to_dict())).eval())

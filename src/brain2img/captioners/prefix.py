@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,25 +16,10 @@ from brain2img.devices import device_of
 from brain2img.interfaces import Captioner
 from brain2img.layers import check_weights
 from brain2img.pretrained import check_condition, identity, locate
+from brain2img.pretrained.loading import load_model, load_tokenizer, tiny_tokenizer
 from brain2img.records import EmbeddingSpec
 
-log = logging.getLogger(__name__)
-
 WEIGHTS, SIZES = "prefix.safetensors", "prefix.json"
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Silence the progress bars of transformers: ours is on."""
-    from transformers.utils import logging as library
-
-    bars = library.is_progress_bar_enabled()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            library.enable_progress_bar()
 
 
 class PrefixProjection(nn.Module):
@@ -137,36 +120,12 @@ class PrefixLanguageModel(Captioner):
     def _language(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        try:
-            with without_bars():
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    locate(self.model), dtype=self._dtype, use_safetensors=True, local_files_only=True,
-                    trust_remote_code=False, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            if is_of_the_system(error):
-                raise
-            raise self._missing(error) from error
-        model, found = loaded
-        wrong = {what: sorted(map(str, found[f"{what}_keys"])) for what in ("missing", "mismatched", "unexpected")}
-        log.info("captioner %s: %d weights matched, %d missing, %d mismatched, %d unexpected", self.model,
-                 len(model.state_dict()) - len(wrong["missing"]) - len(wrong["mismatched"]),
-                 *(len(keys) for keys in wrong.values()))
-        if wrong["missing"] or wrong["mismatched"]:
-            raise ValueError(f"captioner {self.model}: expected every weight of {type(model).__name__}, got missing: "
-                             f"{wrong['missing']}, of another shape: {wrong['mismatched']}, unexpected: "
-                             f"{wrong['unexpected']}. Give a folder whose config.json belongs to its weights.")
-        return model.eval().requires_grad_(False).to(self.device)
+        return load_model(AutoModelForCausalLM, self.model, what=f"captioner {self.model}", device=self.device,
+                          dtype=self._dtype, local_files_only=True, trust_remote_code=False)
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(locate(self.model), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            if is_of_the_system(error):
-                raise
-            raise self._missing(error) from error
+        return load_tokenizer(self.model, what=f"captioner {self.model}", local_files_only=True)
 
     def uid(self) -> str:
         """Return the identity of the weights."""
@@ -203,19 +162,15 @@ class PrefixLanguageModel(Captioner):
     @classmethod
     def tiny(cls) -> Self:
         """Return untrained networks that string eight words together for embeddings of 12 values."""
-        from tokenizers import Tokenizer, models
-        from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+        from transformers import GPT2Config, GPT2LMHeadModel
 
         made = cls(model="tiny", max_length=6, device="cpu")
-        words = ["[PAD]", "[UNK]", "[EOS]", *"a red blue cat dog on at night".split()]
-        made._tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")),
-            pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]")
+        made._tokenizer = tiny_tokenizer(eos_token="[EOS]")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made._projection = PrefixProjection(width=12, n_prefix=2, hidden=8).eval()
             made._language = GPT2LMHeadModel(GPT2Config(
-                vocab_size=len(words), n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=2,
-                pad_token_id=0)).eval()
+                vocab_size=len(made._tokenizer), n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=2,
+                eos_token_id=2, pad_token_id=0)).eval()
         made._sizes = made._projection.sizes
         return made

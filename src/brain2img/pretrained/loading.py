@@ -42,7 +42,10 @@ def load_config(cls: Any, model: str, *, what: str, subfolder: str = "") -> Any:
     ValueError
         If there is none.
     """
+    folder = Path(locate(model), subfolder)
     try:
+        if folder.is_dir() and not (folder / "config.json").exists():  # transformers would take its defaults
+            raise FileNotFoundError(f"no config.json in {folder}.")
         return cls.from_pretrained(locate(model), subfolder=subfolder)
     except (OSError, ValueError) as error:
         if is_of_the_system(error):
@@ -50,8 +53,9 @@ def load_config(cls: Any, model: str, *, what: str, subfolder: str = "") -> Any:
         raise _missing(what, model, error) from error
 
 
-def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str = "") -> Any:
-    """Return a frozen model of transformers in single precision, every weight of which was found.
+def load_model(cls: Any, model: str, *, what: str, device: str, dtype: torch.dtype = torch.float32,
+               **settings: Any) -> Any:
+    """Return a frozen model of transformers, every weight of which was found.
 
     Parameters
     ----------
@@ -63,8 +67,10 @@ def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str =
         What messages call it.
     device
         Where it runs.
-    subfolder
-        Folder in it.
+    dtype
+        Of its weights there.
+    **settings
+        Further arguments of ``from_pretrained``.
 
     Raises
     ------
@@ -72,8 +78,9 @@ def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str =
         If there is none, or weights are missing or of another shape, with the full list.
     """
     try:
-        made, found = cls.from_pretrained(locate(model), subfolder=subfolder, dtype=torch.float32,
-                                          use_safetensors=True, output_loading_info=True)
+        with without_bars():
+            made, found = cls.from_pretrained(locate(model), dtype=dtype, use_safetensors=True,
+                                              output_loading_info=True, **settings)
     except (OSError, ValueError, RuntimeError) as error:
         if is_of_the_system(error):
             raise
@@ -83,10 +90,24 @@ def load_model(cls: Any, model: str, *, what: str, device: str, subfolder: str =
     log.info("%s: %d weights matched, %d missing, %d mismatched, %d unexpected", what, len(made.state_dict()) - bad,
              *(len(keys) for keys in wrong.values()))
     if bad:
-        raise ValueError(f"{what}: expected every weight of {cls.__name__} in {model}, got missing: "
+        raise ValueError(f"{what}: expected every weight of {type(made).__name__} in {model}, got missing: "
                          f"{wrong['missing']}, of another shape: {wrong['mismatched']}, unexpected: "
                          f"{wrong['unexpected']}. Give a folder whose config.json belongs to its weights.")
     return made.eval().requires_grad_(False).to(device)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence the progress bars of transformers: ours is on."""
+    from transformers.utils import logging as library
+
+    bars = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            library.enable_progress_bar()
 
 
 def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model of diffusers", **settings: Any) -> Any:
@@ -170,8 +191,8 @@ def every_weight(what: str) -> Iterator[None]:
                          "folder whose config.json belongs to its weights.")
 
 
-def load_tokenizer(model: str, *, what: str, subfolder: str = "") -> Any:
-    """Return the tokenizer that lies with a model.
+def load_tokenizer(model: str, *, what: str, **settings: Any) -> Any:
+    """Return the tokenizer that lies with a model; `settings` as of ``from_pretrained``.
 
     Raises
     ------
@@ -181,11 +202,23 @@ def load_tokenizer(model: str, *, what: str, subfolder: str = "") -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(locate(model), subfolder=subfolder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(locate(model), trust_remote_code=False, **settings)
     except (OSError, ValueError) as error:
         if is_of_the_system(error):
             raise
         raise _missing(what, model, error) from error
+
+
+def tiny_tokenizer(**special: str) -> Any:
+    """Return a tokenizer of "[PAD]", "[UNK]", further `special` tokens (``eos_token="[EOS]"``), then eight words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", **special}
+    words = {word: i for i, word in enumerate([*roles.values(), *"a red blue cat dog on at night".split()])}
+    vocabulary = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=vocabulary, **roles)
 
 
 def _missing(what: str, model: str, error: Exception) -> ValueError:

@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from brain2img.artifacts import write_json, writing
-from brain2img.captioners.prefix import SIZES, WEIGHTS, PrefixProjection, without_bars
+from brain2img.captioners.prefix import SIZES, WEIGHTS, PrefixProjection
 from brain2img.pretrained import write_condition
+from brain2img.pretrained.loading import without_bars
 from brain2img.records import EmbeddingSpec
 from brain2img.step_training import StepPlan, log_shares, train
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from brain2img.artifacts import digest, is_of_the_system
+from brain2img.artifacts import digest
 from brain2img.devices import device_of
 from brain2img.interfaces import Space
-from brain2img.pretrained import identity, locate
+from brain2img.pretrained import identity
+from brain2img.pretrained.loading import load_config, load_model, load_tokenizer
 from brain2img.records import EmbeddingSpec, Stimuli
-
-log = logging.getLogger(__name__)
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels (0..1) that CLIP was trained on; see `CLIPImageProcessor` of transformers."""
@@ -64,59 +61,23 @@ class CLIPTokens(Space):
         self.model, self.of, self.n_captions, self.name = model, of, n_captions, name
         self.device = device_of(device)
 
-    def _missing(self, error: Exception) -> ValueError:
-        return ValueError(
-            f"space {self.name!r}: expected a CLIP of transformers, got {type(error).__name__} for {self.model!r}: "
-            f"{str(error).splitlines()[0] if str(error) else ''} Give a hub id or a folder with config.json, "
-            "model.safetensors and the tokenizer, or download the weights on a machine with network access first.")
-
     @cached_property
     def _config(self) -> Any:
         from transformers import CLIPConfig
 
-        folder = Path(locate(self.model))
-        try:
-            if folder.is_dir() and not (folder / "config.json").exists():  # transformers would take its defaults
-                raise FileNotFoundError(f"no config.json in {folder}.")
-            config = CLIPConfig.from_pretrained(locate(self.model))
-        except (OSError, ValueError) as error:
-            if is_of_the_system(error):
-                raise
-            raise self._missing(error) from error
+        config = load_config(CLIPConfig, self.model, what=f"space {self.name!r}")
         return config.vision_config if self.of == "image" else config.text_config
 
     @cached_property
     def _network(self) -> Any:
         from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-        cls: Any = CLIPVisionModelWithProjection if self.of == "image" else CLIPTextModelWithProjection
-        try:
-            network, found = cls.from_pretrained(locate(self.model), config=self._config, dtype=torch.float32,
-                                                 use_safetensors=True, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            if is_of_the_system(error):
-                raise
-            raise self._missing(error) from error
-        wrong = {what: sorted(map(str, found[f"{what}_keys"])) for what in ("missing", "mismatched")}
-        log.info("space %s: %d weights of %s matched, %d missing, %d of another shape; %d are of its other half",
-                 self.name, len(network.state_dict()) - sum(map(len, wrong.values())), self.model,
-                 len(wrong["missing"]), len(wrong["mismatched"]), len(found["unexpected_keys"]))
-        if any(wrong.values()):
-            raise ValueError(f"space {self.name!r}: expected every weight of {cls.__name__} in {self.model!r}, got "
-                             f"missing: {wrong['missing']}, of another shape: {wrong['mismatched']}. Give a folder "
-                             "whose config.json belongs to its weights.")
-        return network.eval().requires_grad_(False).to(self.device)
+        cls = CLIPVisionModelWithProjection if self.of == "image" else CLIPTextModelWithProjection
+        return load_model(cls, self.model, what=f"space {self.name!r}", device=self.device, config=self._config)
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(locate(self.model), trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            if is_of_the_system(error):
-                raise
-            raise self._missing(error) from error
+        return load_tokenizer(self.model, what=f"space {self.name!r}")
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
         """Return shape ``(L, D)``: (257, 768) of images, (77, 768) of text with CLIP ViT-L/14."""

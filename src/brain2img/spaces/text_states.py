@@ -13,7 +13,7 @@ from brain2img.artifacts import digest
 from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import load_config, load_model, load_tokenizer
+from brain2img.pretrained.loading import load_config, load_model, load_tokenizer, tiny_tokenizer
 from brain2img.records import EmbeddingSpec, Stimuli
 
 
@@ -85,16 +85,13 @@ class TextStates(Space):
     @classmethod
     def tiny(cls) -> Self:
         """Return 6 tokens of 16 values of an untrained network that knows eight words."""
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+        from transformers import CLIPTextConfig, CLIPTextModel
 
-        made, words = cls(model="tiny", device="cpu"), ["[PAD]", "[UNK]", "[EOS]", *"a red blue cat dog on at".split()]
-        vocabulary = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-        vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
-        made._tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, pad_token="[PAD]", unk_token="[UNK]",
-                                                  eos_token="[EOS]")
-        made._config = CLIPTextConfig(vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                                      num_attention_heads=2, max_position_embeddings=6, eos_token_id=2)
+        made = cls(model="tiny", device="cpu")
+        made._tokenizer = tiny_tokenizer(eos_token="[EOS]")
+        made._config = CLIPTextConfig(vocab_size=len(made._tokenizer), hidden_size=16, intermediate_size=32,
+                                      num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=6,
+                                      eos_token_id=2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made._encoder = CLIPTextModel(made._config).eval().requires_grad_(False)
