@@ -20,7 +20,7 @@ lock:  # the newest versions that pyproject.toml allows
 		--no-annotate --no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 demo: install
-	$(BIN)/python scripts/pipeline.py experiment=demo
+	$(BIN)/brain2img pipeline experiment=demo
 
 test: lint
 	$(PYTEST) -m "not slow and not gpu and not weights and not slurm"
@@ -30,7 +30,7 @@ test-slow: install
 
 test-latest:  # do the newest versions that are allowed work, beside those of the lock?
 	@$(PYTHON) src/brain2img/installation.py --venv .venv-latest --installer $(INSTALLER) --latest
-	.venv-latest/bin/python scripts/pipeline.py experiment=demo name=latest paths.outputs=outputs/latest overwrite=true \
+	.venv-latest/bin/brain2img pipeline experiment=demo name=latest paths.outputs=outputs/latest overwrite=true \
 		reconstruct.n_stimuli=6
 	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest tests/encoders tests/spaces tests/reconstructors tests/captioners \
 		-m "not slow and not gpu and not weights and not slurm"

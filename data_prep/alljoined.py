@@ -1,10 +1,11 @@
-"""Alljoined-1.6M -> a prepared study; see alljoined.md.
+"""Alljoined-1.6M -> a prepared study; see docs/studies/alljoined.md.
 
-python data_prep/alljoined.py raw=<Alljoined-1.6M>
-python data_prep/alljoined.py raw=<Alljoined-1.6M> study.form=preprocessed "study.subjects=[1,2]"
+The same as ``brain2img prepare study=alljoined``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("alljoined")
+    launch("prepare", ["study=alljoined", *sys.argv[1:]])

@@ -1,9 +1,11 @@
 """A study of your own, arrays and tables -> a prepared study; see docs/own_data.md.
 
-python data_prep/arrays.py raw=<folder> study.modality=eeg study.units=uV study.sfreq=250 study.tmin=-0.2
+The same as ``brain2img prepare study=arrays``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("arrays")
+    launch("prepare", ["study=arrays", *sys.argv[1:]])

@@ -1,10 +1,11 @@
-"""EEG or MEG of a BIDS dataset -> a prepared study; see bids.md.
+"""EEG or MEG of a BIDS dataset -> a prepared study; see docs/studies/bids.md.
 
-python data_prep/bids.py raw=<dataset>
-python data_prep/bids.py raw=<dataset> study.datatype=meg study.events.stimulus_column=stim_id study.jobs=2
+The same as ``brain2img prepare study=bids``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("bids")
+    launch("prepare", ["study=bids", *sys.argv[1:]])

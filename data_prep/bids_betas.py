@@ -1,10 +1,11 @@
-"""Single-trial betas of fMRI in a BIDS derivative -> a prepared study; see bids_betas.md.
+"""Single-trial betas of fMRI in a BIDS derivative -> a prepared study; see docs/studies/bids_betas.md.
 
-python data_prep/bids_betas.py raw=<dataset>
-python data_prep/bids_betas.py raw=<dataset> study.maps.derivative=derivatives/glmsingle study.entities.space=T1w
+The same as ``brain2img prepare study=bids_betas``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("bids_betas")
+    launch("prepare", ["study=bids_betas", *sys.argv[1:]])

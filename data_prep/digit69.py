@@ -1,9 +1,11 @@
-"""fMRI of handwritten 6s and 9s -> a prepared study; see digit69.md.
+"""fMRI of handwritten 6s and 9s -> a prepared study; see docs/studies/digit69.md.
 
-python data_prep/digit69.py raw=<digit69_28x28.mat>
+The same as ``brain2img prepare study=digit69``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("digit69")
+    launch("prepare", ["study=digit69", *sys.argv[1:]])

@@ -1,10 +1,11 @@
-"""The Natural Scenes Dataset -> a prepared study; see nsd.md.
+"""The Natural Scenes Dataset -> a prepared study; see docs/studies/nsd.md.
 
-python data_prep/nsd.py raw=<NSD>
-python data_prep/nsd.py raw=<NSD> study.subjects=[1] study.sessions=early study.shared=982 study.jobs=4
+The same as ``brain2img prepare study=nsd``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("nsd")
+    launch("prepare", ["study=nsd", *sys.argv[1:]])

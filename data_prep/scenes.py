@@ -1,10 +1,11 @@
-"""The simulated study -> a prepared study; see scenes.md.
+"""The simulated study -> a prepared study; see docs/studies/scenes.md.
 
-python data_prep/scenes.py
-python data_prep/scenes.py study=scenes_eeg study.n_subjects=10
+The same as ``brain2img prepare study=scenes_fmri``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("scenes_fmri")
+    launch("prepare", ["study=scenes_fmri", *sys.argv[1:]])

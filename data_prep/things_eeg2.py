@@ -1,10 +1,11 @@
-"""THINGS-EEG2, raw or preprocessed -> a prepared study; see things_eeg2.md.
+"""THINGS-EEG2, raw or preprocessed -> a prepared study; see docs/studies/things_eeg2.md.
 
-python data_prep/things_eeg2.py raw=<folder>
-python data_prep/things_eeg2.py raw=<folder> study.form=preprocessed study.subjects=[1,2] study.jobs=2
+The same as ``brain2img prepare study=things_eeg2``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("things_eeg2")
+    launch("prepare", ["study=things_eeg2", *sys.argv[1:]])

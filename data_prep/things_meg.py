@@ -1,10 +1,11 @@
-"""THINGS-MEG -> a prepared study; see things_meg.md.
+"""THINGS-MEG -> a prepared study; see docs/studies/things_meg.md.
 
-python data_prep/things_meg.py raw=<ds004212>
-python data_prep/things_meg.py raw=<ds004212> study.form=ctf study.jobs=2
+The same as ``brain2img prepare study=things_meg``.
 """
 
-from brain2img.command_line.arguments import prepare_study
+import sys
+
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    prepare_study("things_meg")
+    launch("prepare", ["study=things_meg", *sys.argv[1:]])

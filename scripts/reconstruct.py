@@ -1,23 +1,9 @@
 """Predictions -> images under outputs/reconstructions.
 
-python scripts/reconstruct.py run=outputs/train/demo/fmri_mindbridge
-python scripts/reconstruct.py run=outputs/train/demo/eeg_atm reconstructor=[nearest_training_image]
+The same as ``brain2img reconstruct``; --help shows examples and what there is to choose from.
 """
 
-import hydra
-from omegaconf import DictConfig
-
-from brain2img.command_line.arguments import check_command_line
-
-
-@hydra.main(version_base="1.3", config_path="../configs", config_name="reconstruct")
-def main(cfg: DictConfig) -> None:
-    from brain2img.command_line.run import run
-    from brain2img.stages.reconstruct import reconstruct
-
-    run(reconstruct, cfg)
-
+from brain2img.command_line import launch
 
 if __name__ == "__main__":
-    check_command_line()
-    main()
+    launch("reconstruct")

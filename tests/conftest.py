@@ -18,6 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, open_folder, write_array, write_json, write_table
+from brain2img.command_line import main
+from brain2img.command_line.commands import COMMANDS
 from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
@@ -34,7 +36,8 @@ def composed(tmp_path: Path) -> Iterator:
 
     def make(root: str, *overrides: str) -> DictConfig:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose(root, overrides=[f"paths.outputs={tmp_path / 'outputs'}", *overrides])
+            name = COMMANDS[root].root or root if root in COMMANDS else root
+            return compose(name, overrides=[f"paths.outputs={tmp_path / 'outputs'}", *overrides])
 
     yield make
     GlobalHydra.instance().clear()
@@ -118,13 +121,14 @@ def repair():
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch, capsys):
-    """Return a function that runs a script in this process and returns its exit code and what it printed."""
-    scripts = Path(__file__).parents[1]
+    """Return a function that runs a command, or a script, in this process: its exit code and what it printed."""
+    root = Path(__file__).parents[1]
 
     def call(script: str, *arguments: str) -> tuple[int, str]:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None  # of a command before
-        monkeypatch.setattr(sys, "argv", [str(scripts / script), f"paths.outputs={tmp_path / 'outputs'}", *arguments])
+        program = [str(root / script)] if script.endswith(".py") else ["brain2img", script]
+        monkeypatch.setattr(sys, "argv", [*program, f"paths.outputs={tmp_path / 'outputs'}", *arguments])
         handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # so that it is as it was, when the test is over
         monkeypatch.delenv("HYDRA_FULL_ERROR")
@@ -132,7 +136,7 @@ def command(tmp_path: Path, monkeypatch, capsys):
         capsys.readouterr()
         code = 0
         try:
-            runpy.run_path(str(scripts / script), run_name="__main__")
+            runpy.run_path(program[0], run_name="__main__") if script.endswith(".py") else main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         except Exception as error:

@@ -1,14 +1,13 @@
 """The floor of bench_train holds each matrix product and convolution of a step, at its size."""
 
-import sys
 from pathlib import Path
+from runpy import run_path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from bench_train import recorder
+recorder = run_path(str(Path(__file__).parents[1] / "scripts" / "bench" / "train.py"))["recorder"]
 
 
 def test_the_floor_is_the_work_of_the_step_without_the_rest():

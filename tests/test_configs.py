@@ -9,10 +9,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from brain2img.command_line.commands import COMMANDS
+
 CONFIGS = Path(__file__).parents[1] / "configs"
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 ROOTS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
-DATA_PREP = ("download", "new_study", "simulate")  # roots whose scripts stand in data_prep/
+ALONE = ("download", "new_study", "simulate", "train_small_backbones")  # these know no experiments
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
                      for p in (CONFIGS / "experiment").rglob("*.yaml"))
 
@@ -22,7 +23,7 @@ def _pairs() -> list:
 
     Every root is based on base.yaml (next test), which merges what experiments speak of into it.
     """
-    roots = sorted({*ROOTS} - {"train_small_backbones", *DATA_PREP})  # these know no experiments
+    roots = sorted(set(ROOTS) - set(ALONE))
     of_each_folder = {Path(e).parent: e for e in reversed(EXPERIMENTS)}.values()
     fast = [("pipeline", e) for e in (None, *EXPERIMENTS)] + [(r, e) for r in roots for e in (None, "demo/eeg_atm")]
     slow = {(r, e) for r in roots for e in of_each_folder} - set(fast)
@@ -42,16 +43,18 @@ def test_every_root_is_based_on_base():
     def bases(root: str) -> list[str]:
         return [d for d in yaml.safe_load((CONFIGS / f"{root}.yaml").read_text())["defaults"] if d in (*ROOTS, "base")]
 
-    for root in {*ROOTS} - {"train_small_backbones", *DATA_PREP}:
+    for root in set(ROOTS) - set(ALONE):
         found = bases(root)
         while found != ["base"]:  # by way of another root
             assert len(found) == 1, root
             found = bases(found[0])
 
 
-def test_every_root_has_a_script_and_the_other_way_round():
-    scripts = [*SCRIPTS.glob("*.py"), *(SCRIPTS.parent / "data_prep" / f"{name}.py" for name in DATA_PREP)]
-    assert sorted(p.stem for p in scripts if p.is_file() and not p.stem.startswith("bench_")) == ROOTS
+def test_every_command_has_a_root_and_the_other_way_round():
+    assert {command.root or name for name, command in COMMANDS.items()} == {"base", *ROOTS}
+    for root in ROOTS:
+        text = (CONFIGS / f"{root}.yaml").read_text()
+        assert len([line for line in text.splitlines() if line and not line.startswith("#")]) > 3, "else base serves it"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
@@ -63,9 +66,3 @@ def test_yaml_files_are_short(path):
 def test_only_paths_reads_the_environment():
     readers = [p for p in CONFIGS.rglob("*.yaml") if "oc.env" in p.read_text()]
     assert {p.parent.name for p in readers} == {"paths"}
-
-
-def test_scripts_are_thin():
-    for path in SCRIPTS.glob("*.py"):
-        if not path.stem.startswith("bench_"):
-            assert len(path.read_text().splitlines()) <= 40, path

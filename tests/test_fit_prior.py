@@ -301,13 +301,13 @@ def test_from_the_command_line_over_the_folds_of_a_cross_validation(command, dig
     arguments = ["experiment=digit69/ridge", "split.n_repeats=1", "split.n_folds=2", "space.pixels.size=8",
                  "decoder.cv=2", f"raw={raw}"]
     for stage in ("prepare", "embed", "train"):
-        code, output = command(f"scripts/{stage}.py", *arguments)
+        code, output = command(stage, *arguments)
         assert code == 0, output
     run = f"run={tmp_path / 'outputs' / 'train' / 'digit69' / 'ridge'}"
     prior = [run, "prior=affine", "prior.kind=linear", "prior.rescale=std", "prior_fit.spaces=[pixels]",
              "prior_fit.folds=2"]
-    assert command("scripts/predict.py", run, "conditions=[decoded,'true']")[0] == 0
-    code, output = command("scripts/fit_prior.py", *prior)
+    assert command("predict", run, "conditions=[decoded,'true']")[0] == 0
+    code, output = command("fit_prior", *prior)
     assert code == 0, output
     assert "without part 2 of 2" in output
     rows = pd.read_parquet(tmp_path / "outputs" / "predictions" / "digit69" / "ridge" / "out_of_fold" / "rows.parquet")
@@ -316,9 +316,9 @@ def test_from_the_command_line_over_the_folds_of_a_cross_validation(command, dig
         met, test = (set(table.loc[table["run"] == fold, "stimulus_id"]) for table in (rows, tested))
         assert len(met) == len(test) == 25
         assert not met & test
-    code, output = command("scripts/reconstruct.py", *prior, "conditions=[decoded,'true']")
+    code, output = command("reconstruct", *prior, "conditions=[decoded,'true']")
     assert code == 0, output
     assert "apply prior to decoded: pixels" in output
-    code, output = command("scripts/fit_prior.py", run)
+    code, output = command("fit_prior", run)
     assert code == 1
     assert "prior: expected one to fit, got none" in output

@@ -200,8 +200,8 @@ def test_a_note_that_is_not_there_is_no_warning(tmp_path, caplog):
 
 
 def test_the_command_that_made_a_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["scripts/train.py", "name=my run"])
+    monkeypatch.setattr("sys.argv", ["brain2img train", "name=my run"])
     make(tmp_path / "run")
     with pytest.raises(ValueError, match=r"Run the stage train again with overwrite=true \(it was made by: "
-                                         r"scripts/train\.py 'name=my run'\)\."):
+                                         r"brain2img train 'name=my run'\)\."):
         read_json(tmp_path / "run" / "gone.json")

@@ -23,7 +23,7 @@ def outputs(tmp_path):
 
 
 def test_the_table_is_printed_and_written(command, composed, outputs):
-    code, text = command("scripts/compare.py", "runs=[tiny]", "name=side")
+    code, text = command("compare", "runs=[tiny]", "name=side")
     assert code == 0, text
     assert "**scenes_fmri: top-1 of 20, in clip, image from brain, 2 repetitions averaged**" in text
     folder = outputs / "compare" / "side"

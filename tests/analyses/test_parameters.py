@@ -110,15 +110,15 @@ def test_an_experiment_without_facts_is_refused(composed):
 
 
 def test_the_command_prints_the_published_rows_and_fails_for_another_size(command):
-    code, text = command("scripts/parameters.py", arguments := "models=[published/mindbridge_subj01]")
+    code, text = command("parameters", arguments := "models=[published/mindbridge_subj01]")
     assert code == 0, text
     assert "| 561,283,712 | equal |" in text
     linear = "models=[published/brain_diffuser_subj01,published/takagi_depth]"
-    code, text = command("scripts/parameters.py", linear)
+    code, text = command("parameters", linear)
     assert code == 0, text
     assert "| 5,467,268,000 | equal |" in text
     assert "published/takagi_depth left out: the numbers of voxels of the streams are not in the notes" in text
-    code, text = command("scripts/parameters.py", arguments, "encoder.n_blocks=2")
+    code, text = command("parameters", arguments, "encoder.n_blocks=2")
     assert code == 1
     assert "published/mindbridge_subj01: expected 561,283,712 parameters, got 552,882,816 (-8,400,896)." in text
 

@@ -106,7 +106,7 @@ def test_subsets_of_subjects_are_nested_and_the_fewest_are_scored(composed):
 def test_noise_lowers_accuracy_and_an_interrupted_command_goes_on(command, tmp_path):
     asked = [*SMALL, "scaling.amounts=[30,120]", "scaling.n_draws=2", "scaling.extrapolate=[480]",
              "scaling.hardware={clean:{},noisy:{added_noise:8},eight:{channels:[PO*,O*]}}"]
-    code, printed = command("scripts/scaling.py", *asked)
+    code, printed = command("scaling", *asked)
     assert code == 0, printed
     folder, train = tmp_path / "outputs" / "scaling" / "small", tmp_path / "outputs" / "train" / "small"
     table = pd.read_parquet(folder / "scaling.parquet").set_index(["hardware", "metric", "amount"])["value"]
@@ -121,7 +121,7 @@ def test_noise_lowers_accuracy_and_an_interrupted_command_goes_on(command, tmp_p
     times = kept.stat().st_mtime_ns, lost.stat().st_mtime_ns
     shutil.rmtree(lost.parent.parent)
     shutil.rmtree(folder)
-    code, printed = command("scripts/scaling.py", *asked)
+    code, printed = command("scaling", *asked)
     assert code == 0, printed
     assert kept.stat().st_mtime_ns == times[0]
     assert lost.stat().st_mtime_ns > times[1]
@@ -130,7 +130,7 @@ def test_noise_lowers_accuracy_and_an_interrupted_command_goes_on(command, tmp_p
 
 @pytest.mark.slow
 def test_over_subjects_the_same_ones_are_scored(command, tmp_path):
-    code, printed = command("scripts/scaling.py", *SMALL, "split.kind=study", "+decoder.pooled=true",
+    code, printed = command("scaling", *SMALL, "split.kind=study", "+decoder.pooled=true",
                             "study.n_subjects=3", "scaling.axis=subjects", "scaling.amounts=[1,2,3]",
                             "scaling.extrapolate=[6]", "+split.train_trials=60")
     assert code == 0, printed

@@ -176,11 +176,11 @@ def test_regions_and_importance_of_a_simulated_study(command, tmp_path):
     """Early areas carry pixels and higher ones objects; importance follows the known noise ceiling."""
     outputs = tmp_path / "outputs"
     for stage in ("prepare", "embed", "train"):
-        code, text = command(f"scripts/{stage}.py", *SMALL)
+        code, text = command(stage, *SMALL)
         assert code == 0, text
     run = f"run={outputs / 'train' / 'small'}"
     sets = "regions.sets={early:[V1,V2,V3],late:[LO,FFA,PPA,ventral],all:null}"
-    code, text = command("scripts/regions.py", run, sets, "regions.reconstruct=true")
+    code, text = command("regions", run, sets, "regions.reconstruct=true")
     assert code == 0, text
     table = pd.read_parquet(outputs / "regions" / "small" / "regions.parquet")
     means = table[(table["subject"] == "mean") & (table["direction"] == "image_from_brain") &
@@ -199,7 +199,7 @@ def test_regions_and_importance_of_a_simulated_study(command, tmp_path):
     assert "| early | V1, V2, V3 |" in markdown
     assert (outputs / "regions" / "small" / "regions.png").stat().st_size > 5000
 
-    code, text = command("scripts/regions.py", run, sets, "regions.method=mask", "name=masked", "reconstructor=[]")
+    code, text = command("regions", run, sets, "regions.method=mask", "name=masked", "reconstructor=[]")
     assert code == 0, text
     masked = pd.read_parquet(outputs / "regions" / "masked" / "regions.parquet")
     whole = masked[(masked["region"] == "all") & (masked["of"] == "embeddings")]
@@ -208,7 +208,7 @@ def test_regions_and_importance_of_a_simulated_study(command, tmp_path):
     both = whole.merge(same, on=keys, suffixes=("", "_ridge"))
     np.testing.assert_allclose(both["value"], both["value_ridge"])  # of all voxels the mask leaves the run as it is
 
-    code, text = command("scripts/importance.py", run)
+    code, text = command("importance", run)
     assert code == 0, text
     voxel = pd.read_parquet(outputs / "importance" / "small" / "importance.parquet")
     for _, mine in voxel.groupby("subject"):
@@ -222,10 +222,10 @@ def test_studies_without_places_or_labels_are_refused(command, digits, tmp_path)
     arguments = ["experiment=digit69/ridge", "split.n_repeats=1", "split.n_folds=2", "space.pixels.size=8",
                  "decoder.cv=2", raw]
     for stage in ("prepare", "embed", "train"):
-        assert command(f"scripts/{stage}.py", *arguments)[0] == 0
+        assert command(stage, *arguments)[0] == 0
     for script, words in (("regions", "expected a label for every voxel, got none"),
                           ("importance", "expected their places in a volume, got no ijk")):
-        code, text = command(f"scripts/{script}.py", *arguments)
+        code, text = command(script, *arguments)
         assert code == 1, text
         assert words in text, text
         assert "Traceback" not in text

@@ -73,7 +73,7 @@ def test_each_kind_says_what_helps(kind, tmp_path):
 
 def test_a_command_ends_with_the_message(command, monkeypatch):
     monkeypatch.setattr(stage, "prepare", _fails(KINDS["no permission"][0]))
-    code, output = command("scripts/prepare.py")
+    code, output = command("prepare")
     assert code == 1, output
     assert KINDS["no permission"][1] in output
     assert "defect" not in output
@@ -82,14 +82,14 @@ def test_a_command_ends_with_the_message(command, monkeypatch):
 
 def test_a_bug_is_called_one(command, monkeypatch):
     monkeypatch.setattr(stage, "prepare", _fails(KeyError("x")))
-    code, output = command("scripts/prepare.py")
+    code, output = command("prepare")
     assert code == 1
     assert "unexpected KeyError: this is a defect of brain2img, please report it" in output
 
 
 def test_stopped_from_the_keyboard(command, monkeypatch):
     monkeypatch.setattr(stage, "prepare", _fails(KeyboardInterrupt()))
-    code, output = command("scripts/prepare.py")
+    code, output = command("prepare")
     assert code == 130
     assert "The same command goes on where it was" in output
     assert "Traceback" not in output
@@ -117,7 +117,7 @@ def test_other_values_stay_what_they_are():
     read = OverridesParser.create().parse_overrides([override("a", v) for v in (None, True, 3, 0.5, [1, "x,y", None])])
     assert [o.value() for o in read] == [None, True, 3, 0.5, [1, "x,y", None]]
     assert override("raw", "/plain/path") == "raw=/plain/path"
-    assert command("scripts/predict.py", run="/a b/c,d") == "python scripts/predict.py 'run=\"/a b/c,d\"'"
+    assert command("predict", run="/a b/c,d") == "brain2img predict 'run=\"/a b/c,d\"'"
 
 
 @pytest.mark.parametrize(("given", "parts"), [
@@ -131,7 +131,7 @@ def test_other_values_stay_what_they_are():
     ("label=${label}", ["refer to each other in a circle"]),
 ])
 def test_what_hydra_cannot_read_is_said_with_the_cure(command, given, parts):
-    code, output = command("scripts/prepare.py", given)
+    code, output = command("prepare", given)
     assert code == 1, output
     assert "Traceback" not in output
     for part in parts:

@@ -72,7 +72,7 @@ def test_a_command_shows_them_and_keeps_them(command, tmp_path, monkeypatch):
         np.float64(1e300) * np.float64(1e300)
 
     monkeypatch.setattr(stage, "prepare", warns)
-    code, output = command("scripts/prepare.py")
+    code, output = command("prepare")
     assert code == 0, output
     assert output.count("mne: units of 0 channels are unknown (RuntimeWarning, edf.py)") == 1, output
     assert output.count("units of") == 1

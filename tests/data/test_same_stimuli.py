@@ -183,17 +183,17 @@ def test_prepare_refuses_and_goes_on_where_it_stopped(command, digits, tmp_path)
     changed["stimTest"][4] = changed["stimTrn"][7]
     raw = digits(**{name: changed[name] for name in ("stimTest", "stimTrn")})
     arguments = ["study=digit69", f"raw={raw}"]
-    code, printed = command("scripts/prepare.py", *arguments)
+    code, printed = command("prepare", *arguments)
     assert code == 1
     assert "'train-0007' in train is 'test-0044' in test" in printed
     assert not list((tmp_path / "outputs" / "prepared").rglob("manifest.json"))
-    code, printed = command("scripts/prepare.py", *arguments, "split.duplicates=drop")
+    code, printed = command("prepare", *arguments, "split.duplicates=drop")
     assert code == 0, printed
     assert "1 stimuli are left out (split.duplicates=drop)" in printed
     manifest, = (tmp_path / "outputs" / "prepared").rglob("manifest.json")
     split = split_of(PreparedStudy(manifest.parent), duplicates="drop")
     assert [s for s, where in split.items() if where == "unused"] == ["train-0007"]
-    assert command("scripts/prepare.py", *arguments, "split.kind=kfold", "split.n_folds=5", "overwrite=true")[0] == 0
+    assert command("prepare", *arguments, "split.kind=kfold", "split.n_folds=5", "overwrite=true")[0] == 0
 
 
 @pytest.mark.slow

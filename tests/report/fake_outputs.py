@@ -149,7 +149,7 @@ class FakeOutputs:
         work = open_folder(folder, stage="evaluate", config={"name": name}, inputs={})
         write_json(work.work / "summary.json", {
             "name": name, "created": "2026-11-22T06:00:00+0000", "seconds": 12.5, "git": "abcdef123456",
-            "command": ["scripts/pipeline.py", "experiment=demo", "study.label=two words"],
+            "command": ["pipeline", "experiment=demo", "study.label=two words"],
             "versions": artifacts.versions(), "records": self.records, "differences": self.differences,
             "members": self.members, "outputs": "../.."})
         if self.scores:

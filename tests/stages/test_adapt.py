@@ -31,7 +31,7 @@ def call(command, shared):
     """Return `command` on the shared results, with a small run of two of three subjects trained."""
 
     def run(script, *arguments):
-        return command(f"scripts/{script}.py", *arguments, f"paths.outputs={shared}")
+        return command(script, *arguments, f"paths.outputs={shared}")
 
     if not (shared / "train" / "two").exists():
         for script in ("prepare", "embed", "train"):

@@ -18,7 +18,7 @@ def trained(command, digits, tmp_path):
     """Train a small ridge on two folds; returns the arguments that made it and the results folder."""
     raw = digits()
     for stage in ("prepare", "embed", "train"):
-        code, output = command(f"scripts/{stage}.py", *SMALL, f"raw={raw}")
+        code, output = command(stage, *SMALL, f"raw={raw}")
         assert code == 0, output
     return [*SMALL, f"raw={raw}"], tmp_path / "outputs"
 
@@ -66,47 +66,47 @@ def test_truncated_raw_file(command, digits, tmp_path):
 
 def test_a_stage_before_its_turn(command, digits):
     raw = digits()
-    refused(command("scripts/embed.py", *SMALL, f"raw={raw}"), "prepared study", "got nothing",
+    refused(command("embed", *SMALL, f"raw={raw}"), "prepared study", "got nothing",
             "Run the stage that writes it")
-    assert command("scripts/prepare.py", *SMALL, f"raw={raw}")[0] == 0
-    refused(command("scripts/train.py", *SMALL, f"raw={raw}"), "embeddings of space 'pixels'")
-    refused(command("scripts/predict.py", *SMALL, f"raw={raw}"), "run ", "Run the train stage first")
+    assert command("prepare", *SMALL, f"raw={raw}")[0] == 0
+    refused(command("train", *SMALL, f"raw={raw}"), "embeddings of space 'pixels'")
+    refused(command("predict", *SMALL, f"raw={raw}"), "run ", "Run the train stage first")
 
 
 def test_unknown_space(command):
-    refused(command("scripts/embed.py", "space=[pixels,clap]"), "space: expected some of attributes, blip, clip_small",
+    refused(command("embed", "space=[pixels,clap]"), "space: expected some of attributes, blip, clip_small",
             "got 'clap'")
-    refused(command("scripts/pipeline.py", "experiment=demos"), "experiment: expected some of atm, demo, demo/eeg_atm")
-    refused(command("scripts/caption.py", "captioner=[parrot]"), "captioner: expected some of blip, git,")
-    assert command("scripts/caption.py", "captioner=[]", "--cfg", "job")[0] == 0, "none at all is a choice"
+    refused(command("pipeline", "experiment=demos"), "experiment: expected some of atm, demo, demo/eeg_atm")
+    refused(command("caption", "captioner=[parrot]"), "captioner: expected some of blip, git,")
+    assert command("caption", "captioner=[]", "--cfg", "job")[0] == 0, "none at all is a choice"
 
 
 def test_unknown_subject_and_condition(command, trained):
     arguments, _ = trained
-    refused(command("scripts/train.py", *arguments, "name=other", "data.subjects=[sub-09]"),
+    refused(command("train", *arguments, "name=other", "data.subjects=[sub-09]"),
             "expected subjects of ['sub-01'], got ['sub-09']")
-    refused(command("scripts/predict.py", *arguments, "conditions=[guess]"), "conditions: expected some of")
+    refused(command("predict", *arguments, "conditions=[guess]"), "conditions: expected some of")
 
 
 def test_other_settings_under_the_same_name(command, trained):
     arguments, outputs = trained
     before = snapshot(outputs / "train")
-    refused(command("scripts/train.py", *arguments, "decoder.cv=3"), "config.decoder.cv: 2 there, 3 asked for",
+    refused(command("train", *arguments, "decoder.cv=3"), "config.decoder.cv: 2 there, 3 asked for",
             "overwrite=true")
     assert snapshot(outputs / "train") == before
-    assert command("scripts/train.py", *arguments, "decoder.cv=3", "overwrite=true")[0] == 0
+    assert command("train", *arguments, "decoder.cv=3", "overwrite=true")[0] == 0
 
 
 def test_run_of_another_study(command, trained):
     _, outputs = trained
     run = outputs / "train" / "digit69" / "ridge"
-    refused(command("scripts/predict.py", f"run={run}", "study=scenes_fmri"), "expected a run of the study asked for",
+    refused(command("predict", f"run={run}", "study=scenes_fmri"), "expected a run of the study asked for",
             "Leave study=... out")
-    refused(command("scripts/predict.py", f"run={outputs}"), "expected folders fold-<k>_seed-<s>")
+    refused(command("predict", f"run={outputs}"), "expected folders fold-<k>_seed-<s>")
     prepared = next((outputs / "prepared" / "digit69").glob("*/manifest.json"))
     manifest = json.loads(prepared.read_text())
     prepared.write_text(json.dumps({**manifest, "id": "another"}))
-    refused(command("scripts/predict.py", f"run={run}"), "expected the prepared study it was trained on", "another")
+    refused(command("predict", f"run={run}"), "expected the prepared study it was trained on", "another")
 
 
 def test_checkpoint_that_does_not_fit(command, trained):
@@ -115,20 +115,20 @@ def test_checkpoint_that_does_not_fit(command, trained):
     weights = run / "fold-0_seed-0" / "ridge_0_0" / "coefficients.npy"
     assert np.load(weights).shape == (64, 31)
     np.save(weights, np.zeros((3, 5), dtype=np.float32))
-    refused(command("scripts/predict.py", f"run={run}"), "coefficients.npy: expected the 8064 bytes that were written")
+    refused(command("predict", f"run={run}"), "coefficients.npy: expected the 8064 bytes that were written")
     keep_contents(weights.parents[1])
-    refused(command("scripts/predict.py", f"run={run}"), "expected weights (31, 64) for subject 'sub-01'",
+    refused(command("predict", f"run={run}"), "expected weights (31, 64) for subject 'sub-01'",
             "got (5, 3)")
     weights.write_bytes(weights.read_bytes()[:100])
     keep_contents(weights.parents[1])
-    refused(command("scripts/predict.py", f"run={run}"), "ridge_0_0/coefficients.npy: expected a whole .npy array")
+    refused(command("predict", f"run={run}"), "ridge_0_0/coefficients.npy: expected a whole .npy array")
 
 
 def test_truncated_signals(command, trained):
     arguments, outputs = trained
     signals = next((outputs / "prepared").rglob("signals_*.npy"))
     signals.write_bytes(signals.read_bytes()[:300])
-    refused(command("scripts/train.py", *arguments, "name=other"), "got 300: the file was truncated or damaged",
+    refused(command("train", *arguments, "name=other"), "got 300: the file was truncated or damaged",
             "Run the stage prepare again with overwrite=true")
 
 
@@ -141,7 +141,7 @@ def test_a_stimulus_in_two_splits(command, trained):
     trials.loc[len(trials) - 1, "stimulus_id"] = trials.loc[0, "stimulus_id"]
     trials.to_parquet(path)
     keep_contents(path.parent)
-    refused(command("scripts/train.py", *arguments, "name=other", "split={kind: study, n_folds: 1}"),
+    refused(command("train", *arguments, "name=other", "split={kind: study, n_folds: 1}"),
             "expected every stimulus in one split over all subjects", "'train-0000' in test and train")
 
 
@@ -150,16 +150,16 @@ def test_full_disk(command, trained, monkeypatch):
     before = snapshot(outputs)
     usage = shutil.disk_usage(outputs)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    refused(command("scripts/predict.py", *arguments), "disk: expected", "MB free", "Free some space")
+    refused(command("predict", *arguments), "disk: expected", "MB free", "Free some space")
     monkeypatch.undo()
     after = snapshot(outputs)
     assert {k: after[k] for k in before} == before
 
 
 def test_targets_outside_the_package_are_refused(command):
-    refused(command("scripts/embed.py", "study._target_=os.system"), "expected a class of brain2img.*, got 'os.system'")
+    refused(command("embed", "study._target_=os.system"), "expected a class of brain2img.*, got 'os.system'")
 
 
 def test_misspelt_argument_of_a_part(command, digits):
-    refused(command("scripts/prepare.py", "study=digit69", f"raw={digits()}", "+study.subjekt=x"),
+    refused(command("prepare", "study=digit69", f"raw={digits()}", "+study.subjekt=x"),
             "expected arguments that fit the class", "subjekt")

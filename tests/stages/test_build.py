@@ -15,7 +15,7 @@ from brain2img.stages.build import build_decoder, plain
 def test_every_head_has_a_space_and_every_space_a_head():
     """Else a deep decoder would be trained for hours and its predictions lack a space that was asked for."""
     with initialize_config_dir(str(FOLDER.parents[2] / "configs"), version_base="1.3"):
-        config = plain(compose("train", overrides=["head=[pixels_linear]", "adapter.pool_size=8", "encoder.width=8"]))
+        config = plain(compose("base", overrides=["head=[pixels_linear]", "adapter.pool_size=8", "encoder.width=8"]))
     specs = {"sub-01": SignalSpec(subject="sub-01", modality="fmri", units="a.u.", n_channels=10, n_times=1)}
     spaces = {name: EmbeddingSpec(name=name, shape=(3,), uid=name) for name in ("pixels", "clip")}
 

@@ -51,7 +51,7 @@ def spoiled(raw, change) -> None:
 
 
 def test_the_command_says_what_it_understood_and_prints_the_whole_chain(raw, command, tmp_path):
-    code, printed = command("scripts/check.py", "study=arrays", f"raw={raw}", *SETTINGS)
+    code, printed = command("check", "study=arrays", f"raw={raw}", *SETTINGS)
     assert code == 0, printed
     assert ("sub-01: 120 trials of 12 stimuli, each shown 10 times, in 2 sessions; 32 channels, 100 samples at 100 Hz, "
             "from -200 to 790 ms after onset; in V.") in printed
@@ -61,7 +61,7 @@ def test_the_command_says_what_it_understood_and_prints_the_whole_chain(raw, com
     assert "The small backbones of the demo know drawn scenes only" in printed
     assert "space=[clip_vit_h14]" in printed
     last = shlex.split(printed.rsplit("up to the report:\n", 1)[1])
-    assert last[:3] == ["python", "scripts/pipeline.py", "experiment=own_data"]
+    assert last[:3] == ["brain2img", "pipeline", "experiment=own_data"]
     assert {"study=arrays", f"raw={raw}", *SETTINGS, "name=mine", "data.window=[0,0.79]",
             "split.kind=leave_one_stimulus_out", "trainer.batch_size=16"} <= set(last)
     page = (tmp_path / "outputs" / "check" / "mine" / "check.html").read_text()
@@ -71,22 +71,22 @@ def test_the_command_says_what_it_understood_and_prints_the_whole_chain(raw, com
 
 
 def test_what_cannot_be_prepared_ends_with_what_to_type(raw, command):
-    code, printed = command("scripts/check.py", "study=arrays", f"raw={raw}")
+    code, printed = command("check", "study=arrays", f"raw={raw}")
     assert (code, printed.count("\n")) == (1, 1)
     assert "Type study.modality=eeg" in printed
 
 
 def test_an_example_is_written_with_its_own_words_and_not_twice(command, tmp_path):
-    code, printed = command("data_prep/new_study.py", f"raw={tmp_path / 'new'}", "modality=fmri", "n_subjects=1",
+    code, printed = command("new_study", f"raw={tmp_path / 'new'}", "modality=fmri", "n_subjects=1",
                             "n_stimuli=3", "n_repetitions=2")
     assert code == 0, printed
     settings = shlex.split(printed.strip().rsplit("\n", 1)[1])
-    assert settings[:4] == ["python", "scripts/check.py", "study=arrays", f"raw={tmp_path / 'new'}"]
+    assert settings[:4] == ["brain2img", "check", "study=arrays", f"raw={tmp_path / 'new'}"]
     readme = (tmp_path / "new" / "README.txt").read_text()
     for name in ("signals_<subject>.npy", "trials.csv", "stimuli/", "channels", "study=arrays"):
         assert name in readme
     assert len(pd.read_csv(tmp_path / "new" / "trials.csv")) == 6
-    assert command("data_prep/new_study.py", f"raw={tmp_path / 'new'}")[0] == 1
+    assert command("new_study", f"raw={tmp_path / 'new'}")[0] == 1
 
 
 # ---- what looks wrong

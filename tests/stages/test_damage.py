@@ -196,10 +196,10 @@ def test_verify_of_nothing(tmp_path):
 
 def test_verify_is_a_command(chain, command):
     outputs, _ = chain
-    code, printed = command("scripts/verify.py", f"folder={outputs / 'prepared'}")
+    code, printed = command("verify", f"folder={outputs / 'prepared'}")
     assert code == 0, printed
     flip(next(outputs.glob("prepared/*/*/signals_*.npy")))
-    code, printed = command("scripts/verify.py", f"folder={outputs / 'prepared'}")
+    code, printed = command("verify", f"folder={outputs / 'prepared'}")
     assert code == 1, printed
     assert "Traceback" not in printed
     assert "damaged: " in printed

@@ -75,7 +75,7 @@ def check_chain(outputs, *, members: list[str], space: str) -> dict:
 
 def test_ridge_decodes_every_picture_in_its_turn(example, command, tmp_path):
     raw, settings = example("fmri")
-    code, printed = command("scripts/pipeline.py", "experiment=own_data/fmri_ridge", "study=arrays", f"raw={raw}",
+    code, printed = command("pipeline", "experiment=own_data/fmri_ridge", "study=arrays", f"raw={raw}",
                             *settings.split(), "split.kind=leave_one_stimulus_out", *QUICK)
     assert code == 0, printed
     outputs = tmp_path / "outputs"
@@ -83,7 +83,7 @@ def test_ridge_decodes_every_picture_in_its_turn(example, command, tmp_path):
     pictures = [r for r in summary["records"] if r["of"] == "images" and r["condition"] == "decoded"]
     assert {r["metric"] for r in pictures} == {"pixcorr"}
     assert all(r["n"] == N and r["low"] < r["value"] < r["high"] for r in pictures)
-    code, printed = command("scripts/time_course.py", f"run={outputs / 'train' / 'own_data' / 'fmri_ridge'}")
+    code, printed = command("time_course", f"run={outputs / 'train' / 'own_data' / 'fmri_ridge'}")
     assert code == 1
     assert "expected one model for all subjects, got 12 folds of one stimulus each" in printed
 
@@ -92,7 +92,7 @@ def test_ridge_decodes_every_picture_in_its_turn(example, command, tmp_path):
     ["split.kind=kfold", "split.by=concept", "split.n_folds=3", "split.val_fraction=0.2"], 3)])
 def test_other_splits_run_too(example, command, tmp_path, split, n):
     raw, settings = example("fmri")
-    code, printed = command("scripts/pipeline.py", "experiment=own_data/fmri_ridge", "study=arrays", f"raw={raw}",
+    code, printed = command("pipeline", "experiment=own_data/fmri_ridge", "study=arrays", f"raw={raw}",
                             *settings.split(), *split, *QUICK)
     assert code == 0, printed
     outputs = tmp_path / "outputs"
@@ -112,7 +112,7 @@ def test_other_splits_run_too(example, command, tmp_path, split, n):
 @pytest.mark.parametrize("modality", ["eeg", "fmri"])
 def test_the_command_that_check_prints_runs_from_raw_files_to_the_report(example, command, tmp_path, modality):
     raw, settings = example(modality)
-    code, printed = command("scripts/check.py", "study=arrays", f"raw={raw}", *settings.split(), "name=mine")
+    code, printed = command("check", "study=arrays", f"raw={raw}", *settings.split(), "name=mine")
     assert code == 0, printed
     words = shlex.split(printed.rsplit("up to the report:\n", 1)[1])[1:]
     words = [word for word in words if not word.startswith(("paths.outputs=", "trainer.max_epochs="))]

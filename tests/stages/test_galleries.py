@@ -82,7 +82,7 @@ def test_nice_is_scored_among_concepts_from_prepared_study_to_report(command, tm
     small = ["experiment=scenes_eeg/nice_concepts", "study.n_subjects=1", "study.n_train=24", "study.n_val=8",
              "study.n_sessions=1", "study.repetitions={train:1,val:1,test:1,gallery:2}", "data.min_trials=5",
              "data.noise_normalise=false", "trainer.max_epochs=1", "trainer.batch_size=8"]
-    code, printed = command("scripts/pipeline.py", *small)
+    code, printed = command("pipeline", *small)
     assert code == 0, printed
     outputs = tmp_path / "outputs"
     scores = pd.read_parquet(outputs / "scores/scenes_eeg/nice_concepts/scores.parquet")
@@ -110,7 +110,7 @@ def test_nice_is_scored_among_concepts_from_prepared_study_to_report(command, tm
         np.testing.assert_array_equal(found, expected)
     assert "concept" in (outputs / "scores/scenes_eeg/nice_concepts/report.html").read_text()
     without = [o.replace(",gallery:2", ",gallery:0") for o in small]
-    code, printed = command("scripts/pipeline.py", *without, "name=without")
+    code, printed = command("pipeline", *without, "name=without")
     assert code == 1
     assert "expected other stimuli of every test concept for a gallery of concept means, got none for 200 of 200" in (
         printed)

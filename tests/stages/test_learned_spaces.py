@@ -17,7 +17,7 @@ FAST = ["trainer.max_epochs=3", "trainer.batch_size=64", "adapter.bin=8", "encod
 
 
 def run(command, script, *arguments):
-    code, printed = command(f"scripts/{script}.py", *arguments)
+    code, printed = command(script, *arguments)
     assert code == 0, printed
     return printed
 
@@ -99,9 +99,9 @@ def test_one_factor_off(command, tmp_path):
 
 
 def test_an_ablation_without_rows_is_refused(command):
-    code, printed = command("scripts/ablate.py", "~ablation.without", "name=none")
+    code, printed = command("ablate", "~ablation.without", "name=none")
     assert code == 1
     assert "expected an experiment and rows without parts of it" in printed
-    code, printed = command("scripts/ablate.py", "+ablation.ensembles.all=[nothing]", "name=none")
+    code, printed = command("ablate", "+ablation.ensembles.all=[nothing]", "name=none")
     assert code == 1
     assert "ablation.ensembles: expected rows of" in printed

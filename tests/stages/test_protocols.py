@@ -31,7 +31,7 @@ def call(command, shared):
     """Return `command` on the shared results, with a run of ATM that leaves one subject out trained."""
 
     def run(script, *arguments):
-        return command(f"scripts/{script}.py", *arguments, f"paths.outputs={shared}")
+        return command(script, *arguments, f"paths.outputs={shared}")
 
     if not (shared / "train" / "out" / "fold-2_seed-0" / "manifest.json").exists():
         for script in ("prepare", "embed", "train"):

@@ -190,7 +190,7 @@ def test_an_experiment_sets_nothing_of_hydra(command, monkeypatch, marker, their
     monkeypatch.delenv("BRAIN2IMG_MARK", raising=False)
     text = HOSTILE[what].format(marker=marker)
     for arguments in (theirs(text), [*theirs(text, "seed=0,1"), "-m"]):
-        code, output = command("scripts/embed.py", *arguments)
+        code, output = command("embed", *arguments)
         assert code == 1, output
         assert "hydra: expected its settings from configs/hydra and the command line alone" in output
         assert what in output
@@ -201,34 +201,34 @@ def test_an_experiment_sets_nothing_of_hydra(command, monkeypatch, marker, their
 
 def test_a_swept_experiment_sets_nothing_of_hydra(command, marker, theirs):
     arguments = theirs(HOSTILE["job_logging"].format(marker=marker), chosen="digit69/ridge,theirs")
-    code, output = command("scripts/embed.py", *arguments, "-m")
+    code, output = command("embed", *arguments, "-m")
     assert code == 1, output
     assert "hydra: expected its settings from configs/hydra and the command line alone" in output
 
 
 def test_what_is_typed_is_obeyed_as_far_as_it_runs_nothing(command, tmp_path, marker):
-    code, output = command("scripts/embed.py", f"hydra.run.dir={tmp_path / 'here'}",
+    code, output = command("embed", f"hydra.run.dir={tmp_path / 'here'}",
                            "hydra/launcher=submitit_local", "--cfg", "hydra")
     assert code == 0, output
     assert f"dir: {tmp_path / 'here'}" in output
-    code, output = command("scripts/embed.py", "+hydra.callbacks.x._target_=pathlib.Path.touch",
+    code, output = command("embed", "+hydra.callbacks.x._target_=pathlib.Path.touch",
                            f"+hydra.callbacks.x.self={marker}")
     assert code == 1, output
     assert "hydra.callbacks.x._target_: expected one of BasicLauncher" in output
-    code, output = command("scripts/embed.py", f"--experimental-rerun={marker}")
+    code, output = command("embed", f"--experimental-rerun={marker}")
     assert code == 1, output
     assert "--experimental-rerun: expected no file of an older command" in output
 
 
 @pytest.mark.parametrize("script", ["simulate", "download"])
 def test_a_root_that_asks_for_a_choice_is_composed(command, script):
-    code, output = command(f"data_prep/{script}.py", "study=nsd", "--cfg", "job")
+    code, output = command(script, "study=nsd", "--cfg", "job")
     assert code == 0, output
     assert "brain2img.studies.nsd.NSD" in output
 
 
 def test_an_experiment_trusts_nobody(command, theirs):
-    code, output = command("scripts/embed.py", *theirs("trusted: [os]\n"))
+    code, output = command("embed", *theirs("trusted: [os]\n"))
     assert code == 1, output
     assert "trusted: expected packages that the command line names, got ['os'] from an experiment" in output
 
@@ -236,7 +236,7 @@ def test_an_experiment_trusts_nobody(command, theirs):
 def test_an_experiment_names_only_parts(command, theirs, pickled):
     text = (f"study:\n  _target_: brain2img.decoders.settings.torch.load\n  f: {pickled / 'hostile.pt'}\n"
             "  weights_only: false\n")
-    code, output = command("scripts/prepare.py", *theirs(text))
+    code, output = command("prepare", *theirs(text))
     assert code == 1, output
     assert "brain2img.decoders.settings.torch.load', which is none" in output
 
@@ -247,7 +247,7 @@ def test_manifests_of_runs_and_priors_name_only_parts(command, digits, tmp_path,
     small = ["experiment=digit69/ridge", "split.n_repeats=1", "split.n_folds=2", "space.pixels.size=8", "decoder.cv=2",
              f"raw={digits()}"]
     for stage in ("prepare", "embed", "train"):
-        code, output = command(f"scripts/{stage}.py", *small)
+        code, output = command(stage, *small)
         assert code == 0, output
     run = next((tmp_path / "outputs" / "train").rglob("fold-0*")) / "manifest.json"
     evil = {"_target_": "brain2img.decoders.settings.torch.load", "f": str(pickled / "hostile.pt"),
@@ -259,10 +259,10 @@ def test_manifests_of_runs_and_priors_name_only_parts(command, digits, tmp_path,
         before = place[key]
         place[key] = {"x": evil} if script != "predict" else evil
         run.write_text(json.dumps(whole))
-        code, output = command(f"scripts/{script}.py", f"run={run.parent.parent}")
+        code, output = command(script, f"run={run.parent.parent}")
         assert code == 1, output
         assert "torch.load', which is none" in output, output
         place[key] = before
         run.write_text(json.dumps(whole))
         if script == "predict" and key == "study":
-            assert command("scripts/predict.py", f"run={run.parent.parent}")[0] == 0
+            assert command("predict", f"run={run.parent.parent}")[0] == 0

@@ -29,7 +29,7 @@ def test_every_stage_after_prepare_goes_on_without_raw_files(command, tmp_path, 
     prepared = PreparedStudy(next((tmp_path / "outputs" / "prepared").glob("*/*/manifest.json")).parent)
     assert all((prepared.folder / file).is_file() for file in prepared.stimulus_table["file"])
     shutil.move(folder, tmp_path / "elsewhere")
-    code, said = command("scripts/pipeline.py", *settings, "stages=[prepare,embed,train,predict,reconstruct]")
+    code, said = command("pipeline", *settings, "stages=[prepare,embed,train,predict,reconstruct]")
     assert code == 0, said
     assert "its raw files are not at hand" in said
     assert (tmp_path / "outputs" / "scores" / "own_data" / "fmri_ridge" / "report.html").is_file()
@@ -39,10 +39,10 @@ def test_every_stage_after_prepare_goes_on_without_raw_files(command, tmp_path, 
 def test_what_was_not_prepared_still_asks_for_them(command, tmp_path, raw):
     folder, settings = raw
     shutil.move(folder, tmp_path / "elsewhere")
-    code, said = command("scripts/train.py", *settings)
+    code, said = command("train", *settings)
     assert code == 1
-    assert "expected it prepared with these settings" in said
+    assert "expected a prepared study of these settings" in said
     assert "Run the prepare stage first" in said
-    code, said = command("scripts/pipeline.py", *settings)
+    code, said = command("pipeline", *settings)
     assert code == 1
     assert "which is no folder" in said or "expected the folder" in said

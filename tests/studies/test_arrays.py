@@ -265,7 +265,7 @@ def test_a_folder_without_signals_says_what_is_there(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "eeg.npy").touch()
     refused(tmp_path / "a", tmp_path, r"expected signals_<subject>.npy \(or .mat, .h5\), got eeg.npy")
-    with pytest.raises(ValueError, match=r"got nothing. Give raw=<folder>; python data_prep/new_study.py"):
+    with pytest.raises(ValueError, match=r"got nothing. Give raw=<folder>; brain2img new_study"):
         Arrays(**SETTINGS).raw_id(None)
 
 

@@ -250,7 +250,7 @@ def test_tables_that_are_none(tmp_path):
 def test_folders_that_are_no_dataset(data, tmp_path):
     with pytest.raises(ValueError, match=r"study.raw: expected the folder of a BIDS dataset, got nothing"):
         BIDS().raw_id(None)
-    with pytest.raises(ValueError, match=r"nowhere, which is no folder. Give raw=<folder>; data_prep/bids.md"):
+    with pytest.raises(ValueError, match=r"nowhere, which is no folder. Give raw=<folder>; docs/studies/bids.md"):
         BIDS().raw_id(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"expected folders sub-<label> in it, as BIDS has them, got eeg, .*perhaps "
                                          r".*raw"):

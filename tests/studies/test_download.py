@@ -477,13 +477,13 @@ def test_the_command_fetches_and_says_what_comes_next_or_what_is_wrong(web, comm
     web.held["hub"]["Alljoined/Alljoined-1.6M"] = published("alljoined", "")["hub", "Alljoined/Alljoined-1.6M"]
     given = ["study=alljoined", "subjects=[1]", f"raw={tmp_path / 'raw'}", "only=[design]",
              f"+download.sources.hub.endpoint={web.address}/hub"]
-    code, said = command("data_prep/download.py", *given)
+    code, said = command("download", *given)
     assert code == 1
     assert "accept_terms=true" in said
     assert "Traceback" not in said
-    code, said = command("data_prep/download.py", *given, "accept_terms=true")
+    code, said = command("download", *given, "accept_terms=true")
     assert code == 0
-    assert f"Next: python data_prep/alljoined.py raw={tmp_path / 'raw'} study.form=edf study.subjects=[1]" in said
+    assert f"Next: brain2img prepare study=alljoined raw={tmp_path / 'raw'} study.form=edf study.subjects=[1]" in said
     assert "HTTP Request" not in said  # what the clients log is for debugging
     assert len(left(tmp_path / "raw")) == 2
 

@@ -445,7 +445,7 @@ def test_a_repaired_file_of_equal_size_is_prepared_and_embedded_again(command, r
     def run() -> tuple[int, int, str]:
         printed = ""
         for stage in ("prepare", "embed"):
-            code, said = command(f"scripts/{stage}.py", *arguments)
+            code, said = command(stage, *arguments)
             assert code == 0, said
             printed += said
         outputs = tmp_path / "outputs"

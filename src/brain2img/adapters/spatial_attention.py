@@ -164,7 +164,7 @@ class SpatialAttention(SubjectAdapter):
             where = np.asarray(first.positions)
             if any(o.ch_names != first.ch_names or not np.array_equal(np.asarray(o.positions), where) for o in others):
                 raise ValueError("SpatialAttention adapter: expected the name of a subject, got an unseen one, whose "
-                                 "sensors are not known: those of the known subjects differ. Add it (scripts/adapt.py),"
+                                 "sensors are not known: those of the known subjects differ. Add it (brain2img adapt),"
                                  " or train on subjects with the same sensors.")
             return first.subject
         return self.known(subject)

@@ -66,7 +66,7 @@ def scores_folder(run: str, root: Path) -> Path:
         given = next((root / stage / run for stage in ("scores", "train") if (root / stage / run).exists()), given)
     if not given.exists():
         raise ValueError(f"runs: expected folders of scores or of trained runs, or names under {root / 'scores'}, got "
-                         f"{run!r}. Evaluate it first (python scripts/evaluate.py), or correct the name.")
+                         f"{run!r}. Evaluate it first (brain2img evaluate), or correct the name.")
     given = given.resolve()
     if not any(given.glob("fold-*")):
         return given
@@ -74,7 +74,7 @@ def scores_folder(run: str, root: Path) -> Path:
     scores = None if stage is None else stage.parent / "scores" / given.relative_to(stage)
     if scores is None or not scores.exists():
         raise ValueError(f"run {given}: expected scores of it in {scores or 'outputs/scores'}, got nothing. Evaluate "
-                         "it first (python scripts/evaluate.py run=...), or name the scores of its collection.")
+                         "it first (brain2img evaluate run=...), or name the scores of its collection.")
     return scores
 
 

@@ -134,7 +134,7 @@ def parts_of(settings: Mapping[str, Any], specs: Sequence[SignalSpec], *, used: 
     """
     if any(spec.n_times == 1 for spec in specs):
         raise ValueError(f"windows: expected signals with a time axis, got one sample a trial ({specs[0].modality}). "
-                         "For betas see scripts/regions.py.")
+                         "For betas see brain2img regions.")
     asked = [("growing", Window(0.0, stop)) for stop in settings["growing"] or []]
     if settings["sliding"]:
         asked += [("sliding", window) for window in sliding(specs[0], **settings["sliding"])]

@@ -35,6 +35,7 @@ from brain2img.artifacts.folders import (
 from brain2img.artifacts.names import below, check_name, stored_at
 from brain2img.artifacts.owner import claim, release_all, waiting
 from brain2img.artifacts.predictions import Predictions
+from brain2img.artifacts.process import typed
 from brain2img.artifacts.reading import (
     is_whole_png,
     read_array,
@@ -56,4 +57,5 @@ __all__ = ["ArrayWriter", "Captions", "EmbeddingCache", "Predictions", "Reconstr
            "is_whole_png", "keep_contents", "open_folder",
            "read_array", "read_arrays", "read_begun", "read_json", "read_manifest", "read_picture", "read_table",
            "read_tensors", "read_torch_file", "reading", "release_all", "replace_folder", "safe_name", "seal_holds",
-           "stored_at", "versions", "waiting", "write_array", "write_json", "write_rows", "write_table", "writing"]
+           "stored_at", "typed", "versions", "waiting", "write_array", "write_json", "write_rows", "write_table",
+           "writing"]

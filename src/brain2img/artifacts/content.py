@@ -8,7 +8,7 @@ A file is compared whole when it is first opened in a process, before anything i
 (signals, coefficients of ridge), of which a command may need few, with the 16 MB around them when they are first read.
 What was compared is not compared again while size, time and inode of the file stay. So no byte is used that was not
 compared, and none is hashed that is not used: a flip in ``last.ckpt`` is found by `verify`, not by ``predict``.
-``scripts/bench_content.py`` measures the cost: hashing takes as long as reading from a fast disk, once a process.
+``scripts/bench/content.py`` measures the cost: hashing takes as long as reading from a fast disk, once a process.
 ``+verify=false`` on a command line does without.
 """
 

@@ -19,6 +19,7 @@ from typing import Any
 from brain2img.artifacts.content import CONTENTS, read_contents, write_contents
 from brain2img.artifacts.files import digest, write_json
 from brain2img.artifacts.owner import Claim, beside, claim
+from brain2img.artifacts.process import typed
 from brain2img.artifacts.reading import read_begun, read_json
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class StageFolder:
         """
         assert self.claim is not None, f"{self.path}: finished twice"
         self.claim.check()
-        manifest = {**self.head, **facts, "git": git_commit(), "versions": versions(), "command": sys.argv,
+        manifest = {**self.head, **facts, "git": git_commit(), "versions": versions(), "command": typed(),
                     "seconds": round(time.monotonic() - self.started, 1),
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_json(self.work / "manifest.json", sealed({**manifest, "contents": write_contents(self.work)}))

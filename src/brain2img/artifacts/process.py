@@ -30,6 +30,12 @@ def state_of(pid: int) -> tuple[str, str]:
     return (fields[0], fields[19]) if len(fields) > 19 else ("", "")
 
 
+def typed() -> list[str]:
+    """Return the command that this process runs, word by word."""
+    name, *words = sys.argv
+    return [*(name.split() if name.startswith("brain2img ") else [name]), *words]
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who owns a place.
@@ -69,7 +75,7 @@ class Owner:
             processes = os.readlink("/proc/self/ns/pid")
         return cls(host=socket.gethostname(), boot=_text("/proc/sys/kernel/random/boot_id"), processes=processes,
                    pid=os.getpid(), began=state_of(os.getpid())[1], since=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                   command=shlex.join(sys.argv), job=os.environ.get("SLURM_JOB_ID", ""),
+                   command=shlex.join(typed()), job=os.environ.get("SLURM_JOB_ID", ""),
                    restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0), token=uuid.uuid4().hex)
 
     def same_process(self, other: Owner) -> bool:

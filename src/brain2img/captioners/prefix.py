@@ -88,7 +88,7 @@ class PrefixLanguageModel(Captioner):
     def _missing(self, error: Exception) -> ValueError:
         return ValueError(f"captioner.model: expected a folder with a language model, a tokenizer and {WEIGHTS}, got "
                           f"{type(error).__name__} for {self.model!r}: {(str(error).splitlines() or [''])[0]} Train "
-                          "one with scripts/train_small_backbones.py, or give the folder of another.")
+                          "one with brain2img train_small_backbones, or give the folder of another.")
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

@@ -16,7 +16,17 @@ Choices (group=choice; space, head, metric, reconstructor and captioner take sev
 """
 
 
-def _choices(folder: Path) -> list[str]:
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+"""The configuration of this project: it lies beside ``src``."""
+
+
+def groups() -> list[Path]:
+    """Return the folders that choices are made from."""
+    return sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("hydra", "paths"))
+
+
+def choices(folder: Path) -> list[str]:
+    """Return what there is to choose from in a group."""
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
@@ -49,7 +59,7 @@ def _say_errors_plainly() -> None:
     sys.excepthook = say
 
 
-def check_command_line() -> None:
+def check_command_line(help_text: str) -> None:
     """Let Hydra obey nothing but configs/ and the command line (`composing.guard`), and see to what it does badly.
 
     Answer ``--help``, and end with exit code 1 and one message where ``group=choice`` names no file of ``configs/``.
@@ -59,13 +69,17 @@ def check_command_line() -> None:
     checked as any other file.
 
     Hydra takes seconds for the first and does not say what there is to choose from for the second.
+
+    Parameters
+    ----------
+    help_text
+        What the command does, with examples.
     """
     _say_errors_plainly()
-    configs = Path(sys.argv[0]).resolve().parents[1] / "configs"
-    groups = sorted(folder for folder in configs.iterdir() if folder.is_dir() and folder.name not in ("hydra", "paths"))
+    found = groups()
     if {"--help", "-h"} & set(sys.argv[1:]):
-        lines = [f"  {folder.name}: {', '.join(_choices(folder))}" for folder in groups if _choices(folder)]
-        sys.stdout.write((sys.modules["__main__"].__doc__ or "") + HELP + "\n".join(lines) + "\n")
+        lines = [f"  {folder.name}: {', '.join(choices(folder))}" for folder in found if choices(folder)]
+        sys.stdout.write(help_text + HELP + "\n".join(lines) + "\n")
         sys.exit(0)
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
         sys.stderr.write("--experimental-rerun: expected no file of an older command, got one, which can run code "
@@ -79,38 +93,11 @@ def check_command_line() -> None:
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+").partition("=")
         group = group.partition("@")[0]
-        if not equals or configs / group not in groups or value in ("", "null", "[]") or "{" in value:
+        if not equals or CONFIGS / group not in found or value in ("", "null", "[]") or "{" in value:
             continue
-        known = _choices(configs / group)
+        known = choices(CONFIGS / group)
         for choice in value.strip("[]").split(","):
             if choice.strip() not in known:
                 sys.stderr.write(f"{group}: expected some of {', '.join(known)}, got {choice.strip()!r}. "
                                  f"Correct {argument}.\n")
                 sys.exit(1)
-
-
-def prepare_study(name: str) -> None:
-    """Prepare a study as the command line says: all that a script ``data_prep/<study>.py`` does.
-
-    Parameters
-    ----------
-    name
-        The choice of ``study`` where the command line makes none.
-    """
-    check_command_line()
-    import hydra
-    from omegaconf import DictConfig
-
-    script = Path(sys.argv[0]).resolve()
-    if not any(argument.startswith("study=") for argument in sys.argv[1:]):
-        sys.argv.insert(1, f"study={name}")
-    sys.argv.append(f"hydra.job.name={script.stem}")  # of the log folder
-
-    @hydra.main(version_base="1.3", config_path=str(script.parents[1] / "configs"), config_name="prepare")
-    def main(cfg: DictConfig) -> None:
-        from brain2img.command_line.run import run
-        from brain2img.stages.prepare import prepare
-
-        run(prepare, cfg)
-
-    main()

@@ -1,4 +1,4 @@
-"""Runs a stage from a script: on every member of a collection, errors as one message, exit codes."""
+"""Runs a stage for a command: on every member of a collection, errors as one message, exit codes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
-def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool = False) -> None:
-    """Run `stage` on `cfg`, or on each member of a collection unless the stage takes the whole (`collective`).
+def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, whole: bool) -> None:
+    """Run `stage` on `cfg`, or on each member of a collection unless the stage takes the whole.
 
     What a user can cause ends with exit code 1 and one message; the traceback is kept in the log folder of the job.
     """
@@ -43,7 +43,7 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, collective: bool
     try:
         trust_what_was_typed(cfg)
         with waiting(cfg.get("wait", 0)):
-            for member in [cfg] if collective else members(cfg):
+            for member in [cfg] if whole else members(cfg):
                 stage(member)
     except KeyboardInterrupt:
         log.error("stopped from the keyboard. The same command goes on where it was.")

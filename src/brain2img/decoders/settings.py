@@ -167,5 +167,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
         got = f"one with {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"checkpoint {path}: expected a checkpoint of this project, got {got}. Weights from elsewhere "
-                         "come in by scripts/import_weights.py.")
+                         "come in by brain2img import_weights.")
     return found

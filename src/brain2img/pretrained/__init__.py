@@ -32,7 +32,7 @@ def locate(model: str) -> str:
     own = FOLDER / model
     if model in OWN and not own.is_dir():
         raise ValueError(f"weights {model!r}: expected them in {FOLDER}, got none: not shipped yet. Train them "
-                         "with scripts/train_small_backbones.py install=true, or choose published weights.")
+                         "with brain2img train_small_backbones install=true, or choose published weights.")
     return str(own) if "/" not in model and own.is_dir() else str(Path(model).expanduser() if "~" in model else model)
 
 

@@ -40,7 +40,7 @@ channels.csv            May be left out: {channels}
 What the files cannot say is said on the command line: {settings}
 Check all that before anything long is run:
 
-python scripts/check.py study=arrays raw={raw} {settings}
+brain2img check study=arrays raw={raw} {settings}
 """
 
 

@@ -99,7 +99,7 @@ def whole_chain(study: PreparedStudy, found: Inspection, *, given: Sequence[str]
     if batch < 128:
         added += [f"trainer.batch_size={batch}", f"trainer.max_epochs={math.ceil(_STEPS / max(1, n_train // batch))}"]
     words += [word for word in added if word.partition("=")[0].lstrip("+") not in keys]
-    return ["python", "scripts/pipeline.py", f"experiment={experiment}", *map(shlex.quote, words)]
+    return ["brain2img", "pipeline", f"experiment={experiment}", *map(shlex.quote, words)]
 
 
 def _atm(study: PreparedStudy) -> list[str]:

@@ -130,7 +130,7 @@ def download(cfg: DictConfig) -> Path:
     study = build_study(cfg)[0]
     config = plain(cfg.get("download"))
     if not config:
-        raise ValueError(f"study: expected one whose files a service holds, got {study.name!r}. data_prep/*.md says "
+        raise ValueError(f"study: expected one whose files a service holds, got {study.name!r}. docs/studies/*.md says "
                          "where its files are from, if it has any.")
     raw = Path(cfg.raw or folder_of(cfg, "raw", study.name)).expanduser().resolve()
     form = cfg.study.get("form")
@@ -154,7 +154,7 @@ def download(cfg: DictConfig) -> Path:
     with _bar(get) as arrived:
         for one in get:
             one.get(arrived=arrived, overwrite=cfg.overwrite, password=password)
-    log.info("%s: all %d files are there. Next: python data_prep/%s.py raw=%s study.form=%s study.subjects=[%s]",
+    log.info("%s: all %d files are there. Next: brain2img prepare study=%s raw=%s study.form=%s study.subjects=[%s]",
              study.name, len(wanted), study.name, raw, form, ",".join(map(str, cfg.subjects)))
     return raw
 

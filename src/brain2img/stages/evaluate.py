@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import git_commit, open_folder, read_json, versions, write_json, write_table
+from brain2img.artifacts import git_commit, open_folder, read_json, typed, versions, write_json, write_table
 from brain2img.metrics.aggregate import differences, records
 from brain2img.report.page import write_report
 from brain2img.report.style import CEILING, STIMULI
@@ -59,7 +58,7 @@ def evaluate(cfg: DictConfig) -> Path:
                       for tables in zip(*scored, strict=True))
     rng = np.random.default_rng([cfg.seed, 5])
     summary = {
-        "name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": ["python", *sys.argv],
+        "name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": typed(),
         "seconds": sum(sum(e["seconds"].values()) for e in entries), "git": git_commit(), "versions": versions(),
         "records": records(scores, chance, generator=rng),
         "differences": _differences(scores, baseline=cfg.baseline, generator=rng),

@@ -37,5 +37,5 @@ def new_study(cfg: DictConfig) -> Path:
                                    n_repetitions=cfg.n_repetitions, snr=cfg.snr, seed=cfg.seed, raw=raw)
         made.rename(raw)
     log.info("%s is written; README.txt in it explains each file. Check it, as it is or with files of your own:\n"
-             "python scripts/check.py study=arrays %s %s", raw, shlex.quote(f"raw={raw}"), settings)
+             "brain2img check study=arrays %s %s", raw, shlex.quote(f"raw={raw}"), settings)
     return raw

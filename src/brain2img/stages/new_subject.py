@@ -59,7 +59,7 @@ def check_new(subject: str | None, prepared: PreparedStudy, run: FoldRun) -> str
             f"subject {subject!r}: expected one that the run does not know, got one it was trained with"
             + (f", there with other signals ({difference}). Its weights fit those alone: prepare the study as it was "
                "then, or train another run." if difference else
-               f". Decode it: {command('scripts/predict.py', run=str(run.folder.parent))}"))
+               f". Decode it: {command('predict', run=str(run.folder.parent))}"))
     modality = run.prepared.modality if _has_study(run) else prepared.modality
     if prepared.modality != modality:
         raise ValueError(f"study {prepared.name}: expected one of the run's modality ({modality}), got "

@@ -38,6 +38,6 @@ def argument(key: str, value: Any) -> str:
     return shlex.quote(override(key, value))
 
 
-def command(script: str, **settings: Any) -> str:
+def command(name: str, **settings: Any) -> str:
     """Return a command that a shell obeys."""
-    return " ".join(["python", shlex.quote(script), *(argument(key, value) for key, value in settings.items())])
+    return " ".join(["brain2img", name, *(argument(key, value) for key, value in settings.items())])

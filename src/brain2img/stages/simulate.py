@@ -52,7 +52,7 @@ def simulate(cfg: DictConfig) -> Path:
         replace_folder(raw, made, marks=[NOTE])
     overrides = OmegaConf.merge({"study": {"form": form}}, how["settings"], how.get("of_form", {}).get(form, {}))
     log.info("%s is written. The pipeline on it:\n%s", raw, command(
-        "scripts/pipeline.py", experiment="demo", study=study.name, raw=str(raw), **dict(_settings(overrides))))
+        "pipeline", experiment="demo", study=study.name, raw=str(raw), **dict(_settings(overrides))))
     return raw
 
 

@@ -129,7 +129,7 @@ def prepared_folder(cfg: DictConfig) -> Path:
         return found[0]
     study, raw, _ = build_study(cfg)
     if not found:
-        raise ValueError(f"study {study.name}: expected it prepared with these settings below "
+        raise ValueError(f"study {study.name}: expected a prepared study of these settings below "
                          f"{folder_of(cfg, 'prepared', study.name)}, got none. Run the prepare stage first.")
     if raw is not None and not raw.exists():
         raise ValueError(f"study {study.name}: expected one prepared folder with these settings, got {len(found)}, of "

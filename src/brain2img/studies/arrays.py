@@ -110,7 +110,7 @@ class Arrays(Study):
         if raw is None or not Path(raw).is_dir():
             raise ValueError(f"study.raw: expected the folder with signals_<subject>.npy, trials.csv and stimuli/, got "
                              f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give raw=<folder>; "
-                             "python data_prep/new_study.py raw=<new folder> writes an example.")
+                             "brain2img new_study raw=<new folder> writes an example.")
         return Path(raw).resolve()
 
     def raw_id(self, raw: Path | None) -> str:

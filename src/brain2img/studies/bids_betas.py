@@ -39,7 +39,7 @@ _OTHER = ("bold", "cbv", "sbref", "boldref", "mask", "dseg", "probseg", "events"
 _COMPARED = ("space", "res", "den")
 _NO_BETAS = ("betas of single trials are expected, time series are not fitted here: fit them with GLMsingle "
              "(https://glmsingle.readthedocs.io) or least squares separate in nilearn, and save one map a trial; "
-             "data_prep/bids_betas.md shows how")
+             "docs/studies/bids_betas.md shows how")
 
 
 @dataclass(frozen=True, kw_only=True)

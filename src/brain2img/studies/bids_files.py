@@ -84,7 +84,7 @@ def dataset_folder(raw: Path | None) -> Path:
     if raw is None or not Path(raw).is_dir():
         raise ValueError(f"study.raw: expected the folder of a BIDS dataset, got "
                          f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give raw=<folder>; "
-                         "data_prep/bids.md says what belongs into it.")
+                         "docs/studies/bids.md says what belongs into it.")
     raw = Path(raw).resolve()
     if not subjects_of(raw):
         above = next((folder for folder in raw.parents if (folder / "dataset_description.json").is_file()), None)

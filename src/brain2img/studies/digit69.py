@@ -46,7 +46,7 @@ class Digit69(Study):
         if raw is None or not Path(raw).is_file():
             raise ValueError(f"study.raw: expected the MATLAB file digit69_28x28.mat, got "
                              f"{'nothing' if raw is None else f'{raw}, which is no file'}. Give study.raw=<file.mat>; "
-                             "data_prep/digit69.md says where to ask for it.")
+                             "docs/studies/digit69.md says where to ask for it.")
         return Path(raw)
 
     def prepare(self, raw: Path | None, out: Path) -> None:

@@ -42,8 +42,8 @@ class NSD(Study):
     """Single-trial betas of people looking at pictures of COCO, each shown up to three times.
 
     Allen et al. 2022, "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence",
-    https://doi.org/10.1038/s41593-021-00962-x. ``data_prep/nsd.md`` says which files are expected where. A stimulus is
-    named as NSD names it, "nsd02951": its number among the 73,000, from 1.
+    https://doi.org/10.1038/s41593-021-00962-x. ``docs/studies/nsd.md`` says which files are expected where. A stimulus
+    is named as NSD names it, "nsd02951": its number among the 73,000, from 1.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class NSD(Study):
             _, height, width = _data_set_shape(path, "images", rows=rows)[1:]
             pictures, shape = packed_pictures(path, images.tolist()), (height, width, 3)
         else:
-            path = existing(raw, *_STIMULI, cure="Fetch it; data_prep/nsd.md says from where.")
+            path = existing(raw, *_STIMULI, cure="Fetch it; docs/studies/nsd.md says from where.")
             _data_set_shape(path, "imgBrick", rows=rows)
             return f"{path}::imgBrick", images
         writer.add_images(pictures, n=len(images), shape=shape)
@@ -148,7 +148,7 @@ class NSD(Study):
         if raw is None or not Path(raw).is_dir():
             raise ValueError(f"study.raw: expected the folder of the Natural Scenes Dataset, got "
                              f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
-                             "data_prep/nsd.md says what belongs into it.")
+                             "docs/studies/nsd.md says what belongs into it.")
         return Path(raw).resolve()
 
     def _source(self, raw: Path) -> Published | Averaged | AllBetas:
@@ -159,7 +159,7 @@ class NSD(Study):
             if len(found) != 1:
                 wanted = "one form of the data" if found else f"betas ({self.betas}), tars or betas_all_subj*.hdf5"
                 raise ValueError(f"{raw}: expected {wanted}, got {' and '.join(found) or 'none'}. "
-                                 + ("Choose one with study.form." if found else "data_prep/nsd.md says what belongs "
+                                 + ("Choose one with study.form." if found else "docs/studies/nsd.md says what belongs "
                                     "where; another version of the betas is chosen with study.betas."))
             form = found[0]
         if form in _SUFFIXES:

@@ -260,7 +260,7 @@ class Published:
     def __init__(self, raw: Path, *, suffixes: Sequence[str], betas: str, voxels: str, sessions: str | int,
                  shared: int) -> None:
         self.raw, self.suffixes, self.betas, self.voxels, self.sessions = raw, suffixes, betas, voxels, sessions
-        self.design = Design.read(existing(raw, *DESIGN, cure="Fetch it; data_prep/nsd.md says from where."))
+        self.design = Design.read(existing(raw, *DESIGN, cure="Fetch it; docs/studies/nsd.md says from where."))
         self._test = self.design.shared if shared == 1000 else self.design.shared_early
         self._voxels: dict[int, Voxels] = {}
 

@@ -161,7 +161,7 @@ def described(model: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     from brain2img.stages.workspace import training_config
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("train", overrides=[f"experiment={model}"])
+        cfg = compose("base", overrides=[f"experiment={model}"])
     published = plain(cfg.get("published"))
     if published:
         return training_config(cfg), signals_of(published), embeddings_of(published)
