@@ -44,8 +44,6 @@ class Study(Part):
     """What tells its prepared folders apart at a glance: the form of the raw files, the voxels, ..."""
     modality: str
     """"fmri", "eeg" or "meg": which members of a collection can decode it."""
-    variant: str = "standard"
-    """What of the study is prepared, where it can be prepared in several ways: part of the prepared folder's name."""
     has_attributes: bool = False
     """Whether the known factors of its stimuli are among their attributes; parts that need them are left out if not."""
 
