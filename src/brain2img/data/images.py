@@ -140,7 +140,7 @@ def bring_in(folder: Path, table: pd.DataFrame, *, size: int | None, pack: Calla
         `brain2img.data.prepared.PreparedWriter.add_images`.
     """
     file, pointer = (table.columns.get_loc(name) for name in ("file", "pointer"))
-    elsewhere = [row for row in np.flatnonzero(table["file"].notna()) if table.iloc[row, file] != PACKED]
+    elsewhere = [row for row in range(len(table)) if pd.notna(name := table.iloc[row, file]) and name != PACKED]
     rows = [row for row in elsewhere if "::" in table.iloc[row, file]]
     if rows:
         source = StimulusImages(folder, table, size=size)
