@@ -36,6 +36,8 @@ class Study(Part):
 
     name: str
     """Name of the study: the folder under ``outputs/prepared`` and the ``study`` of every score."""
+    variant: str = "standard"
+    """What tells its prepared folders apart at a glance: the form of the raw files, the voxels, ..."""
     modality: str
     """"fmri", "eeg" or "meg": which members of a collection can decode it."""
     has_attributes: bool = False
