@@ -27,7 +27,7 @@ class LinearData:
     """
 
     def __init__(self, *, n=60, p=90, noise=0.5, noisy=0, repeats=1, seed=0):
-        rng = np.random.default_rng(seed)
+        rng, self.unseen = np.random.default_rng(seed), []
         self.specs = {"sub-01": SignalSpec(
             subject="sub-01", modality="fmri", units="a.u.", n_channels=p + noisy, n_times=1,
             rois=("early",) * (p // 2) + ("ventral",) * (p - p // 2) + ("noisy",) * noisy)}

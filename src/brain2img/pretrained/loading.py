@@ -110,6 +110,45 @@ def without_bars() -> Iterator[None]:
             library.enable_progress_bar()
 
 
+def load_timm(model: str, *, pretrained: bool, what: str, device: str, **settings: Any) -> Any:
+    """Return a frozen model of timm in single precision; without weights it is always the same.
+
+    Parameters
+    ----------
+    model
+        Name in timm, or a folder in its format.
+    pretrained
+        Whether it comes with weights.
+    what
+        What messages call it.
+    device
+        Where it runs.
+    **settings
+        Further arguments of ``timm.create_model``.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    import timm
+
+    folder = Path(locate(model))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = timm.create_model(f"local-dir:{folder}" if folder.is_dir() else model, pretrained=pretrained,
+                                     **settings)
+    except (RuntimeError, OSError, ValueError) as error:
+        if is_of_the_system(error):
+            raise
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{what}: expected a timm model, got {type(error).__name__} for {model!r}: {said} Give a name "
+                         "of timm.list_pretrained(), a folder with config.json and model.safetensors, or download the "
+                         "weights on a machine with network access first.") from error
+    return made.eval().requires_grad_(False).float().to(device)
+
+
 def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model of diffusers", **settings: Any) -> Any:
     """Return a model or pipeline of diffusers, every weight of which was found in safetensors.
 
@@ -228,12 +267,22 @@ def _missing(what: str, model: str, error: Exception) -> ValueError:
                       "machine with network access first.")
 
 
+def pictures(stimuli: Stimuli, rows: Sequence[int], *, size: int | None = None) -> Tensor:
+    """Return pictures ``(n, 3, size, size)`` in [0, 1], resized (bicubic, antialiased); None leaves their own size."""
+    images = torch.from_numpy(np.ascontiguousarray(stimuli.images(rows))).permute(0, 3, 1, 2).float() / 255
+    return images if size is None else resized(images, (size, size))
+
+
+def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return pictures ``(n, 3, h, w)`` in [0, 1] at another size (bicubic, antialiased)."""
+    if images.shape[-2:] == size:
+        return images
+    return torch.nn.functional.interpolate(images, size=size, mode="bicubic", align_corners=False,
+                                           antialias=True).clamp(0, 1)
+
+
 def pixels(stimuli: Stimuli, rows: Sequence[int], *, size: int,
            colours: tuple[Sequence[float], Sequence[float]] = CLIP_COLOURS) -> Tensor:
     """Return pictures ``(n, 3, size, size)``, resized (bicubic, antialiased) and normalised by mean and s.d."""
-    images = torch.from_numpy(np.ascontiguousarray(stimuli.images(rows))).permute(0, 3, 1, 2).float() / 255
-    if images.shape[-2:] != (size, size):
-        images = torch.nn.functional.interpolate(images, size=(size, size), mode="bicubic", align_corners=False,
-                                                 antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in colours)
-    return (images - mean) / std
+    return (pictures(stimuli, rows, size=size) - mean) / std

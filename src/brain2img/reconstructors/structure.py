@@ -14,7 +14,7 @@ from brain2img.artifacts import digest
 from brain2img.devices import device_of
 from brain2img.interfaces import Reconstructor
 from brain2img.pretrained import identity
-from brain2img.pretrained.loading import load_diffusers
+from brain2img.pretrained.loading import load_diffusers, pictures
 from brain2img.records import EmbeddingSpec, Stimuli
 
 LAST_LR, MOMENTUM = 1e-10, 0.9
@@ -121,9 +121,7 @@ class StructuralOptimisation(Reconstructor):
         latents, spreads = [], []
         with torch.no_grad():
             for part in np.array_split(rows, -(-len(rows) // 20)):
-                images = torch.from_numpy(np.ascontiguousarray(stimuli.images(part.tolist()))).permute(0, 3, 1, 2)
-                images = torch.nn.functional.interpolate(images.float() / 255, size=(self.size, self.size),
-                                                         mode="bicubic", antialias=True).clamp(0, 1).to(self.device)
+                images = pictures(stimuli, part.tolist(), size=self.size).to(self.device)
                 encoded = self._generator.encode(2 * images - 1)
                 latents.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean)
                 found = self.network.layers(images, list(self.layers.values()))

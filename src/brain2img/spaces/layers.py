@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from brain2img.artifacts import digest, is_of_the_system
+from brain2img.artifacts import digest
 from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
+from brain2img.pretrained.loading import load_timm
 from brain2img.pretrained.open_clip_models import load_open_clip
 from brain2img.records import EmbeddingSpec, Stimuli
 
@@ -73,7 +74,7 @@ class Layers(Space):
         local = f"local-dir:{folder}" if folder.is_dir() else self.model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network, transform = self._of_timm(local) if self.library == "timm" else self._of_open_clip(local)
+            network, transform = self._of_timm() if self.library == "timm" else self._of_open_clip(local)
         known = dict(network.named_modules())
         for layer in self.layers:
             if layer not in known:
@@ -81,19 +82,11 @@ class Layers(Space):
                                  f"{[n for n in known if n]}.")
         return network.eval().requires_grad_(False).float().to(self.device), transform
 
-    def _of_timm(self, model: str) -> tuple[Any, Any]:
+    def _of_timm(self) -> tuple[Any, Any]:
         import timm
 
-        try:
-            network = timm.create_model(model, pretrained=self.pretrained is not False)
-        except (RuntimeError, OSError, ValueError) as error:
-            if is_of_the_system(error):
-                raise
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: {said} "
-                "Give a name that the library knows, a folder in its format, or download the weights on a machine with "
-                "network access first.") from error
+        network = load_timm(self.model, pretrained=self.pretrained is not False, what=f"space {self.name!r}",
+                            device=self.device)
         return network, timm.data.create_transform(**timm.data.resolve_model_data_config(network))
 
     def _of_open_clip(self, model: str) -> tuple[Any, Any]:

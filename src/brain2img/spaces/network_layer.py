@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from brain2img.artifacts import digest, is_of_the_system
+from brain2img.artifacts import digest
 from brain2img.devices import device_of
 from brain2img.interfaces import Space
-from brain2img.pretrained import identity, locate
+from brain2img.pretrained import identity
+from brain2img.pretrained.loading import load_timm, pictures, resized
 from brain2img.records import EmbeddingSpec, Stimuli
 
 
@@ -48,22 +48,7 @@ class NetworkLayer(Space):
 
     @cached_property
     def _network(self) -> Any:
-        import timm
-
-        folder = Path(locate(self.model))
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                network = timm.create_model(f"local-dir:{folder}" if folder.is_dir() else self.model,
-                                            pretrained=self.pretrained)
-        except (RuntimeError, OSError, ValueError) as error:
-            if is_of_the_system(error):
-                raise
-            raise ValueError(
-                f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: "
-                f"{str(error).splitlines()[0]} Give a name of timm.list_pretrained(), a folder with config.json and "
-                "model.safetensors, or download the weights on a machine with network access first.") from error
-        return network.eval().requires_grad_(False).float().to(self.device)
+        return load_timm(self.model, pretrained=self.pretrained, what=f"space {self.name!r}", device=self.device)
 
     def layers(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
         """Return what the modules `names` make of images ``(n, 3, h, w)`` in [0, 1], each ``(n, *shape)``.
@@ -87,10 +72,7 @@ class NetworkLayer(Space):
 
         hooks = [known[name].register_forward_hook(keep(name)) for name in names]
         try:
-            images, size = images.to(self.device), tuple(config["input_size"][1:])
-            if images.shape[-2:] != size:
-                images = torch.nn.functional.interpolate(images, size=size, mode="bicubic", align_corners=False,
-                                                         antialias=True).clamp(0, 1)
+            images = resized(images.to(self.device), tuple(config["input_size"][1:]))
             mean, std = (torch.tensor(config[key], device=self.device)[:, None, None] for key in ("mean", "std"))
             self._network((images - mean) / std)
         finally:
@@ -114,9 +96,8 @@ class NetworkLayer(Space):
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return ``(n, *shape)`` float32."""
-        images = torch.from_numpy(np.ascontiguousarray(stimuli.images(rows))).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
-            return self.layers(images, [self.layer])[0].cpu().numpy()
+            return self.layers(pictures(stimuli, rows), [self.layer])[0].cpu().numpy()
 
     @classmethod
     def tiny(cls) -> Self:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 
-from brain2img.artifacts import digest, is_of_the_system
+from brain2img.artifacts import digest
 from brain2img.devices import device_of
 from brain2img.interfaces import Space
-from brain2img.pretrained import identity, locate
+from brain2img.pretrained import identity
+from brain2img.pretrained.loading import load_timm
 from brain2img.records import EmbeddingSpec, Stimuli
 
 log = logging.getLogger(__name__)
@@ -59,23 +59,8 @@ class TimmModel(Space):
 
     @cached_property
     def _model(self) -> Any:
-        import timm
-
-        folder = Path(locate(self.model))
-        name = f"local-dir:{folder}" if folder.is_dir() else self.model
-        size: dict[str, Any] = {} if self.size is None else {"img_size": self.size}
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                model = timm.create_model(name, pretrained=self.pretrained, **size)
-        except (RuntimeError, OSError, ValueError) as error:
-            if is_of_the_system(error):
-                raise
-            raise ValueError(
-                f"space {self.name!r}: expected a timm model, got {type(error).__name__} for {self.model!r}: "
-                f"{str(error).splitlines()[0]} Give a name of timm.list_pretrained(), a folder with config.json and "
-                "model.safetensors, or download the weights on a machine with network access first.") from error
-        return model.eval().requires_grad_(False).float().to(self.device)
+        return load_timm(self.model, pretrained=self.pretrained, what=f"space {self.name!r}", device=self.device,
+                         **({} if self.size is None else {"img_size": self.size}))
 
     @cached_property
     def _transform(self) -> Any:

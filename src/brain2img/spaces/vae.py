@@ -15,7 +15,7 @@ from brain2img.artifacts import digest, is_of_the_system
 from brain2img.devices import device_of
 from brain2img.interfaces import Space
 from brain2img.pretrained import identity, locate
-from brain2img.pretrained.loading import load_diffusers
+from brain2img.pretrained.loading import load_diffusers, pictures
 from brain2img.records import EmbeddingSpec, Stimuli
 
 AUTOENCODERS = ("VQModel", "AutoencoderKL")
@@ -93,12 +93,8 @@ class VAELatents(Space):
 
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return ``(n, C, h, w)`` float32 latents."""
-        images = torch.from_numpy(np.ascontiguousarray(stimuli.images(rows))).permute(0, 3, 1, 2).float() / 255
-        if images.shape[-2:] != (self.size, self.size):
-            images = torch.nn.functional.interpolate(images, size=(self.size, self.size), mode="bicubic",
-                                                     align_corners=False, antialias=True).clamp(0, 1)
         with torch.inference_mode():
-            return self._latents(images.to(self.device) * 2 - 1).cpu().numpy()
+            return self._latents(pictures(stimuli, rows, size=self.size).to(self.device) * 2 - 1).cpu().numpy()
 
     def _latents(self, images: Tensor) -> Tensor:
         encoded = self._autoencoder.encode(images)
