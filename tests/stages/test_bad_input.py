@@ -66,8 +66,8 @@ def test_truncated_raw_file(command, digits, tmp_path):
 
 def test_a_stage_before_its_turn(command, digits):
     raw = digits()
-    refused(command("embed", *SMALL, f"raw={raw}"), "prepared study", "got nothing",
-            "Run the stage that writes it")
+    refused(command("embed", *SMALL, f"raw={raw}"), "expected a prepared study of these settings",
+            "got none. Run the prepare stage first")
     assert command("prepare", *SMALL, f"raw={raw}")[0] == 0
     refused(command("train", *SMALL, f"raw={raw}"), "embeddings of space 'pixels'")
     refused(command("predict", *SMALL, f"raw={raw}"), "run ", "Run the train stage first")
