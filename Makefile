@@ -9,7 +9,7 @@ export MPLBACKEND := Agg
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-slow test-latest lint clean install lock
+.PHONY: demo test test-slow test-latest lint docs clean install lock
 
 install:
 	@command -v $(PYTHON) >/dev/null || { echo "Python: expected $(PYTHON) on the PATH, got none. Install Python 3.11 or newer, or name it: make install PYTHON=<python3.11>."; exit 1; }
@@ -39,6 +39,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install  # the pages under docs/ as a site
+	$(BIN)/mkdocs build --strict --site-dir outputs/site
+	@echo "outputs/site/index.html"
 
 clean:
 	rm -rf outputs multirun .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .venv-latest
