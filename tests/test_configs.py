@@ -66,3 +66,13 @@ def test_yaml_files_are_short(path):
 def test_only_paths_reads_the_environment():
     readers = [p for p in CONFIGS.rglob("*.yaml") if "oc.env" in p.read_text()]
     assert {p.parent.name for p in readers} == {"paths"}
+
+
+@pytest.mark.parametrize(("choice", "both"), [
+    ("head=[clip_atm,clip_nice]", "head: expected choices with keys of their own, got clip_atm and clip_nice"),
+    ("space=[clip_small,clip_vit_h14]", "space: expected choices with keys of their own, got clip_small and "
+                                        "clip_vit_h14, which are both 'clip'")])
+def test_two_choices_on_one_key_are_refused(command, choice, both):
+    code, said = command("train", choice, "--cfg", "job")
+    assert code == 1
+    assert both in said

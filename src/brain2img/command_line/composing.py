@@ -80,6 +80,8 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
         try:
             check_overrides(overrides, sweeps=run_mode == RunMode.MULTIRUN)
             cfg = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            if run_mode != RunMode.MULTIRUN:  # whose jobs are composed one by one
+                _check_keys(self, config_name, overrides, run_mode)
             typed = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/", "hydra="))]
             chosen = [] if any(o.startswith("hydra=") for o in typed) else ["+hydra=default"]  # as every root does
             _check(cfg.hydra, load(self, None, [*chosen, *typed], run_mode, from_shell, validate_sweep_overrides).hydra)
@@ -94,6 +96,21 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
 
     load_configuration.guarded = True  # type: ignore[attr-defined]
     return load_configuration
+
+
+def _check_keys(loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode) -> None:
+    """Refuse two choices of a group that would land on one key, where the second would change parts of the first."""
+    owners: dict[tuple[str, str], str] = {}
+    for chosen in loader.compute_defaults_list(config_name, overrides, run_mode).defaults:
+        group, _, choice = (chosen.config_path or "").rpartition("/")
+        if not group or not chosen.package or group.startswith("hydra") or (chosen.parent or "").startswith(group):
+            continue  # an experiment, which changes what was chosen, or what a choice is based on
+        found = loader.repository.load_config(chosen.config_path)
+        for key in found.config if found is not None and OmegaConf.is_dict(found.config) else ():
+            other = owners.setdefault((chosen.package, str(key)), choice)
+            if other != choice:
+                raise RefusedError(f"{group}: expected choices with keys of their own, got {other} and {choice}, which "
+                                   f"are both {key!r}. Choose one of them.")
 
 
 def said_of(error: BaseException) -> str:
