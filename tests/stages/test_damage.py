@@ -31,7 +31,7 @@ SETTINGS = ["experiment=digit69/ridge", "decoder=deep", "space.pixels.size=8", "
             "headline={space: pixels, metric: mse, direction: ''}", "baseline=ridge"]
 
 
-def configuration(outputs: Path, raw: Path, *overrides: str, root: str = "pipeline") -> DictConfig:
+def configuration(outputs: Path, raw: Path, *overrides: str, root: str = "base") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(root, overrides=[f"paths.outputs={outputs}", f"raw={raw}", *SETTINGS, *overrides])

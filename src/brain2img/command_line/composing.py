@@ -105,7 +105,7 @@ def _check_keys(loader: ConfigLoaderImpl, config_name: str | None, overrides: li
         group, _, choice = (chosen.config_path or "").rpartition("/")
         if not group or not chosen.package or group.startswith("hydra") or (chosen.parent or "").startswith(group):
             continue  # an experiment, which changes what was chosen, or what a choice is based on
-        found = loader.repository.load_config(chosen.config_path)
+        found = loader.repository.load_config(f"{group}/{choice}")
         for key in found.config if found is not None and OmegaConf.is_dict(found.config) else ():
             other = owners.setdefault((chosen.package, str(key)), choice)
             if other != choice:
