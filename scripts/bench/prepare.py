@@ -304,7 +304,7 @@ def write_eeg(raw: Path, *, form: str, sessions: int) -> None:
             return self.piece[:, start:start + N_TIMES]
 
     def pictures(rows: Any) -> np.ndarray:
-        """Return small pictures: they are not read when a study is prepared."""
+        """Return small pictures: bringing them into the prepared folder is not what is measured."""
         return np.zeros((len(rows), 8, 8, 3), dtype=np.uint8)
 
     class Recorded(PreparedStudy):

@@ -29,7 +29,7 @@ def test_from_raw_files_to_the_report(tmp_path, modality):
         Dataset(raw, datatype=modality, form=form, subjects=("01", "02"), sessions=("a", "b"), n_stimuli=40,
                 n_repeats=1, noise=1.0).write()
         study = ["study=bids", f"study.datatype={modality}"]
-    command = [sys.executable, "pipeline", "experiment=demo", *study, f"raw={raw}",
+    command = [sys.executable, "scripts/pipeline.py", "experiment=demo", *study, f"raw={raw}",
                f"paths.outputs={tmp_path / 'outputs'}", *SMALL]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
