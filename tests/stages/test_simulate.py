@@ -54,7 +54,8 @@ def test_the_pipeline_runs_with_the_command_given(composed, caplog, tmp_path, na
     raw, command = written(composed, caplog, name, form)
     assert "nobody was recorded" in (raw / NOTE).read_text()
     small = ["trainer.max_epochs=1", "reconstruct.n_stimuli=4", f"paths.outputs={tmp_path / 'outputs'}"]
-    done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:], *small], cwd=ROOT, capture_output=True, text=True, check=False)
+    program = str(Path(sys.executable).parent / command[0])
+    done = subprocess.run([program, *command[1:], *small], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (folder,) = (tmp_path / "outputs" / "prepared" / name).iterdir()
     prepared = PreparedStudy(folder)
