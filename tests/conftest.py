@@ -12,32 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+import brain2img
 from brain2img.artifacts import EmbeddingCache, open_folder, write_array, write_json, write_table
 from brain2img.command_line import main
-from brain2img.command_line.commands import COMMANDS
 from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
 from brain2img.data.trials import Split
 from brain2img.records import EmbeddingSpec, SignalSpec
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator:
-    """Return a function that composes a root configuration with overrides, results under the test's own folder."""
+    """Return a function that composes a command's configuration with overrides, results in the test's own folder."""
     GlobalHydra.instance().clear()
 
-    def make(root: str, *overrides: str) -> DictConfig:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            name = COMMANDS[root].root or root if root in COMMANDS else root
-            return compose(name, overrides=[f"paths.outputs={tmp_path / 'outputs'}", *overrides])
+    def make(command: str, *overrides: str) -> DictConfig:
+        return brain2img.compose(command, f"paths.outputs={tmp_path / 'outputs'}", *overrides)
 
     yield make
     GlobalHydra.instance().clear()

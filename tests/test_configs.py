@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -31,8 +32,10 @@ def _pairs() -> list:
 
 
 @pytest.mark.parametrize(("root", "experiment"), _pairs())
-def test_roots_compose_with_experiments(composed, root, experiment):
-    cfg = composed(root, *([f"experiment={experiment}"] if experiment else []))
+def test_roots_compose_with_experiments(root, experiment):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        root = COMMANDS[root].root or root if root in COMMANDS else root
+        cfg = hydra.compose(root, overrides=[f"experiment={experiment}"] if experiment else [])
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["study"]["_target_"].startswith("brain2img.studies.")
     for member in itertools.chain(resolved["members"] or (), *resolved.get("by_modality", {}).values()):

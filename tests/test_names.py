@@ -18,7 +18,8 @@ from brain2img.artifacts import (
     stored_at,
 )
 from brain2img.artifacts.names import LENGTH
-from brain2img.stages.workspace import FoldRun, adopt_run, folder_of, run_folder
+from brain2img.command_line.resolve import Request, adopt_run
+from brain2img.stages.workspace import FoldRun, folder_of, run_folder
 
 ASKED = {"stage": "train", "config": {"lr": 0.1}, "inputs": {"prepared": "a"}}
 BAD = ["", ".", "..", "../x", "../../x", "/etc/x", "a/../b", "a//b", "a/", "/a", ".hidden", "a/.b", "a b", "a\\b",
@@ -56,7 +57,7 @@ def test_links_may_not_lead_away(tmp_path):
 
 
 def configured(root, **more):
-    return OmegaConf.create({"name": "default", "run": None, "paths": {"outputs": str(root)}, **more})
+    return OmegaConf.create({"name": "first", "run": None, "paths": {"outputs": str(root)}} | more)
 
 
 def written_run(root, **facts):
@@ -75,7 +76,8 @@ def test_the_name_in_a_manifest_cannot_replace_a_foreign_folder(tmp_path, name):
     run = written_run(root)
     manifest = read_manifest(run.folder)
     (run.folder / "manifest.json").write_text(json.dumps({**manifest, "name": name}))
-    cfg = adopt_run(configured(root, run=str(run.folder.parent), study=None), given=[])
+    cfg = adopt_run(configured(root, name=None, run=str(run.folder.parent), study=None),
+                    request=Request("base", (), None, ()))
     assert cfg.name == name
     with pytest.raises(ValueError, match=r"name: expected letters .* that of a run is in its manifest\.json"):
         folder_of(cfg, "predictions", cfg.name)

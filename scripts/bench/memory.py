@@ -134,7 +134,7 @@ def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict
         return time.monotonic()
 
     threading.Thread(target=sample, daemon=True).start()
-    with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "configs"), version_base="1.3"):
         config = plain(compose("base", overrides=[
             "adapter=subject_token", "encoder=atm", "head=[clip_projector]", "decoder=deep", "data.scale=subject",
             f"data.noise_normalise={str(whiten).lower()}", f"trainer.batch_size={batch_size}", "trainer.max_epochs=1",

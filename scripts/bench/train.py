@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 #: Goal for the models of GOALS; bytes a parameter takes: weights, gradients, two moments and some room.
 RATIO, BYTES = 1.3, 17
 GOALS = ("published/mindbridge", "published/atm_s_", "published/meg_image_decoder")

@@ -15,10 +15,10 @@ from brain2img.analyses.repetitions import repetitions
 from brain2img.analyses.time_course import time_course
 from brain2img.report.summary import summary_table
 from brain2img.stages.caption import caption
+from brain2img.stages.collection import members
 from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate, load_summary
 from brain2img.stages.fit_prior import fit_prior
-from brain2img.stages.members import collection_name, members
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
 from brain2img.stages.reconstruct import reconstruct
@@ -39,7 +39,7 @@ def pipeline(cfg: DictConfig) -> Path:
         log.info("[%d/%d] %s %s (%.0f s so far)", number, len(steps) + 1, name, member.name,
                  time.monotonic() - began)
         STAGES[name](member)
-    log.info("[%d/%d] evaluate %s", len(steps) + 1, len(steps) + 1, collection_name(cfg))
+    log.info("[%d/%d] evaluate %s", len(steps) + 1, len(steps) + 1, cfg.name)
     folder = evaluate(cfg)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(summary_table(load_summary(folder)))

@@ -75,8 +75,8 @@ def test_messages(members):
     root, cfg = members
     with pytest.raises(ValueError, match=r"expected two or more different runs and a name, got runs=\['a', 'a'\]"):
         ensemble(OmegaConf.merge(cfg, {"runs": ["a", "a"]}))
-    with pytest.raises(ValueError, match=r"expected two or more different runs and a name, .* name=default"):
-        ensemble(OmegaConf.merge(cfg, {"name": "default"}))
+    with pytest.raises(ValueError, match=r"expected two or more different runs and a name, .* name=None"):
+        ensemble(OmegaConf.merge(cfg, {"name": None}))
     folder = root / "predictions" / "b" / "decoded"
     other_rows(folder, n_averaged=4)
     with pytest.raises(ValueError, match=r"expected the rows of 'a' \(48\) in 'b', got others \(48\)"):

@@ -24,7 +24,7 @@ def compared(composed):
     def make(*overrides: str, subjects: int = 1, **facts):
         published = {"model": "M", "parameters": EMBEDDER + TRANSLATOR + IMAGE, "source": "by hand",
                      "voxels": dict(list(VOXELS.items())[:subjects]), "spaces": {"clip": [257, 768]}, **facts}
-        cfg = composed("parameters", "space=[clip_small]", "head=[clip_linear]", *overrides)
+        cfg = composed("train", "space=[clip_small]", "head=[clip_linear]", *overrides)
         with open_dict(cfg):
             cfg.published = published
         return compare(cfg, name="m")
@@ -87,7 +87,7 @@ def test_the_meta_device_uses_no_memory(composed):
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-    config = training_config(composed("parameters", "space=[clip_small]", "head=[clip_linear]"))
+    config = training_config(composed("train", "space=[clip_small]", "head=[clip_linear]"))
     facts = {"voxels": {f"subj{i}": 15724 for i in range(8)}, "spaces": {"clip": [257, 768]}}
     given = {"signals": signals_of(facts), "embeddings": embeddings_of(facts)}
     count(config, **given)  # whatever is imported at first use
@@ -98,7 +98,7 @@ def test_the_meta_device_uses_no_memory(composed):
 
 
 def test_ridge_has_coefficients_and_intercepts(composed):
-    config = training_config(composed("parameters", "decoder=ridge", "space=[clip_small]"))
+    config = training_config(composed("train", "decoder=ridge", "space=[clip_small]"))
     facts = {"voxels": {"a": 10, "b": 20}, "spaces": {"clip": [3, 4], "clip_text": [5]}}
     assert count(config, signals=signals_of(facts), embeddings=embeddings_of(facts)).live == (11 + 21) * (12 + 5)
 
@@ -106,7 +106,7 @@ def test_ridge_has_coefficients_and_intercepts(composed):
 def test_an_experiment_without_facts_is_refused(composed):
     with pytest.raises(ValueError, match=r"experiment 'demo': expected `published` with model, parameters, .* got none "
                                          r"of model, parameters"):
-        compare(composed("parameters"), name="demo")
+        compare(composed("train"), name="demo")
 
 
 def test_the_command_prints_the_published_rows_and_fails_for_another_size(command):
@@ -153,13 +153,13 @@ def test_signals_of_m_eeg_have_sensors():
     ("atm_s_time_reconstruction_sub08", 3_655_541 - 276_539, 3_655_541),
     ("nice_sub08", 1_802_496, 1_802_496), ("nice_vit_h14_sub08", 2_630_913, 2_630_913)])
 def test_eeg_decoders_have_the_published_sizes(composed, experiment, live, total):
-    one = compare(composed("parameters", f"experiment=published/{experiment}"), name=experiment)
+    one = compare(composed("train", f"experiment=published/{experiment}"), name=experiment)
     assert (one.live, one.total, one.published["parameters"]) == (live, total, total)
     assert one.problems == []
     assert one.counts.untraced == ""
 
 
 def test_a_joint_atm_has_a_value_embedding_for_every_subject(composed):
-    cfg = composed("parameters", "experiment=published/atm_s_joint", "adapter.linear=true",
+    cfg = composed("train", "experiment=published/atm_s_joint", "adapter.linear=true",
                    "encoder.value_embedding=false", "published.parameters=null")
     assert compare(cfg, name="joint").live == 3_202_413 - 127_250 + 9 * 62_750

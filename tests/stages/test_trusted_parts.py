@@ -7,14 +7,16 @@ import os
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
 
+from brain2img.command_line.arguments import CONFIGS
+from brain2img.command_line.resolve import REMEMBERED, Request, adopt_run
 from brain2img.decoders.settings import read_checkpoint
 from brain2img.interfaces import Head, Prior, Reconstructor, Space
 from brain2img.stages.build import as_data, build, class_of, defined, trust
-from brain2img.stages.workspace import REMEMBERED, adopt_run
 
 PIXELS = "brain2img.spaces.pixels.Pixels"
 
@@ -134,7 +136,7 @@ def test_a_package_that_the_user_trusts_counts(tmp_path, monkeypatch):
         trust(["../x"])
 
 
-def test_a_run_sets_only_what_a_run_may(composed, tmp_path):
+def test_a_run_sets_only_what_a_run_may(tmp_path):
     """A manifest names no trusted packages, no folder of results, and no interpolation."""
     fold = tmp_path / "run" / "fold-0_seed-0"
     fold.mkdir(parents=True)
@@ -142,8 +144,9 @@ def test_a_run_sets_only_what_a_run_may(composed, tmp_path):
                 "study_name": "x", "config": {"seed": 7, "trusted": ["evil"], "overwrite": True, "hydra": {},
                                               "paths": {"outputs": "/elsewhere"}, "trainer": {"max_epochs": 3}}}
     (fold / "manifest.json").write_text(json.dumps(manifest))
-    cfg = composed("predict", f"run={fold.parent}")
-    adopted = adopt_run(cfg, given=[])
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose("base", overrides=[f"run={fold.parent}"])
+    adopted = adopt_run(cfg, request=Request("base", (), None, ()))
     assert (adopted.seed, adopted.trainer, adopted.study) == (7, {"max_epochs": 3}, {"name": "x"})
     assert "trusted" not in adopted
     assert adopted.overwrite is False
@@ -153,7 +156,7 @@ def test_a_run_sets_only_what_a_run_may(composed, tmp_path):
     manifest["config"]["trainer"] = {"max_epochs": "${oc.env:HOME}"}
     (fold / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"run .*, trainer: expected plain values"):
-        adopt_run(cfg, given=[])
+        adopt_run(cfg, request=Request("base", (), None, ()))
 
 
 def test_a_checkpoint_runs_nothing(pickled):

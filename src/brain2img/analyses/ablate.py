@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brain2img.artifacts import Predictions, digest, open_folder, write_table
 from brain2img.metrics.intervals import bootstrap, paired_difference
@@ -24,28 +22,31 @@ from brain2img.stages.embed import embed
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
 from brain2img.stages.train import train
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, given_overrides, outputs
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, outputs
 
 log = logging.getLogger(__name__)
 SPLITS = ("val", "test")
-FULL, BASELINE = "recipe", "baseline"
+FULL = "recipe"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what is different, and with which seeds it is trained."""
+    """One line of the table: how it is called, and its configurations, one for each seed."""
 
     key: str
     label: str
-    experiment: str
-    overrides: tuple[str, ...]
-    seeds: tuple[int, ...]
+    configs: tuple[DictConfig, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds it is trained with."""
+        return tuple(int(config.seed) for config in self.configs)
 
 
 def ablate(cfg: DictConfig) -> Path:
     """Train every row of ``ablation`` with its seeds and rank the stimuli; writes and returns ``ablations/<name>``.
 
-    Each row is the experiment with some overrides, composed anew; ``baseline`` and ``others`` are other experiments
+    Each of ``ablation.rows`` is the experiment with some overrides; ``baseline`` and ``others`` are other experiments
     on the same data. Every training is a run like any other (``train/<name>/<row>_seed-<s>``), so an interrupted
     ablation goes on with what is missing. ``ranks.parquet`` has the rank of the seen stimulus for every row, seed,
     subject and stimulus; ``ablation.parquet`` the accuracies with bootstrap intervals over stimuli, and the
@@ -57,11 +58,13 @@ def ablate(cfg: DictConfig) -> Path:
     Raises
     ------
     ValueError
-        If there is no experiment or no row without a part of it, or an ensemble names a row that is not there.
+        If an ensemble names a row that is not there.
     """
-    rows = _rows(cfg)
+    rows = [Row(key, row["label"], tuple(map(OmegaConf.create, row["configs"])))
+            for key, row in plain(cfg.ablation)["rows"].items()]
     ensembles = _ensembles(plain(cfg.ablation), rows)
-    runs = {(row.key, seed): _trained(cfg, row, seed) for row in rows for seed in row.seeds}
+    runs = {(row.key, seed): _trained(cfg, row, config) for row in rows
+            for seed, config in zip(row.seeds, row.configs, strict=True)}
     folder = open_folder(folder_of(cfg, "ablations", cfg.name), stage="ablate", overwrite=cfg.overwrite,
                          config={"rows": {row.key: [row.label, list(row.seeds)] for row in rows}, "seed": cfg.seed,
                                  "ensembles": ensembles},
@@ -82,45 +85,20 @@ def ablate(cfg: DictConfig) -> Path:
     return folder.path
 
 
-def _rows(cfg: DictConfig) -> list[Row]:
-    """Return the rows: the recipe, the baseline, one factor off each, other experiments."""
-    ablation, experiment = plain(cfg.ablation), HydraConfig.get().runtime.choices.get("experiment")
-    baseline = ablation.get("baseline")
-    if not experiment or not ablation.get("without"):
-        raise ValueError(f"ablation: expected an experiment and rows without parts of it, got experiment={experiment} "
-                         f"and {ablation}. Choose experiment=... and ablation=<a file of configs/ablation>.")
-    many, few = (tuple(range(int(ablation[key]))) for key in ("n_seeds", "n_seeds_without"))
-    rows = [Row(FULL, str(cfg.label), experiment, (), many)]
-    if baseline:
-        rows.append(Row(BASELINE, ablation.get("baseline_label") or baseline, baseline, (), many))
-    for key, overrides in ablation["without"].items():
-        rows.append(Row(key, key.replace("_", " "), experiment, tuple(overrides), few))
-    for key, other in (ablation.get("others") or {}).items():
-        rows.append(Row(key, key.replace("_", " "), other, (), few))
-    return rows
-
-
-def _trained(cfg: DictConfig, row: Row, seed: int) -> tuple[DictConfig, list[FoldRun]]:
+def _trained(cfg: DictConfig, row: Row, config: DictConfig) -> tuple[DictConfig, list[FoldRun]]:
     """Run the stages of one training that are not finished; returns its configuration and its folds."""
-    given = [o for o in given_overrides() if not o.lstrip("+~").startswith(
-        ("ablation", "experiment=", "name=", "seed=", "overwrite="))]
-    name = f"{cfg.name}/{row.key}_seed-{seed}"
-    composed = compose(HydraConfig.get().job.config_name,
-                       overrides=[f"experiment={row.experiment}", *row.overrides, *given, f"seed={seed}"])
-    with open_dict(composed):
-        composed.name, composed.conditions = name, ["decoded"]
-    log.info("ablation: %s, seed %d", row.label, seed)
-    prepare(composed)
-    embed(composed)
-    train(composed)
+    log.info("ablation: %s, seed %d", row.label, config.seed)
+    prepare(config)
+    embed(config)
+    train(config)
     for split in SPLITS:
-        part = composed.copy()
+        part = config.copy()
         with open_dict(part):
             part.predict_split = split
-            part.run = str(outputs(cfg) / "train" / name)
-            part.name = f"{name}/{split}"
+            part.run = str(outputs(cfg) / "train" / config.name)
+            part.name = f"{config.name}/{split}"
         predict(part)
-    return composed, fold_runs(composed)
+    return config, fold_runs(config)
 
 
 def _ensembles(ablation: Mapping[str, Any], rows: list[Row]) -> dict[str, list[str]]:

@@ -41,7 +41,7 @@ def ensemble(cfg: DictConfig) -> list[Path]:
         If there are fewer than two runs, no name, or their rows or spaces differ.
     """
     names = [str(name) for name in plain(cfg.runs)]
-    if len(set(names)) < max(2, len(names)) or cfg.name == "default":
+    if len(set(names)) < max(2, len(names)) or cfg.name is None:
         raise ValueError(f"ensemble: expected two or more different runs and a name, got runs={names} and "
                          f"name={cfg.name}. Give runs=[a,b] name=c.")
     base = outputs(cfg) / "predictions"

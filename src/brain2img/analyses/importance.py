@@ -20,6 +20,7 @@ from brain2img.metrics.intervals import Resampler, quantiles
 from brain2img.records import BrainBatch, SignalSpec
 from brain2img.report.volumes import save_importance_figure, write_map
 from brain2img.stages.build import plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import folder_of, one_fold
 from brain2img.volumes import geometry
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 METHODS = ("gradient", "occlusion")
 
 
+@for_each_member
 def importance(cfg: DictConfig) -> Path:
     """Find what every voxel contributes to decoding the stimuli of a split; writes ``importance/<name>``.
 

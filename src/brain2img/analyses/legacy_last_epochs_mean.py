@@ -13,12 +13,14 @@ from omegaconf import DictConfig
 from brain2img.artifacts import open_folder, write_table
 from brain2img.decoders.settings import epoch_file, read_checkpoint
 from brain2img.metrics.ranking import accuracy
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import ranks_of_run
 from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def legacy_last_epochs_mean(cfg: DictConfig) -> Path:
     """Decode a split with the weights of each of the last epochs; writes ``legacy_last_epochs_mean/<name>``.
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from brain2img.analyses.counting import Counts, count, embeddings_of, signals_of
 from brain2img.stages.build import plain
@@ -103,36 +100,19 @@ def parameters(cfg: DictConfig) -> list[Compared]:
     ValueError
         If a total differs without a stated reason, or a parameter is dead and not named.
     """
-    names = plain(cfg.models) or published_experiments()
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("models=", "experiment="))]
     compared = []
-    for name in names:
-        composed = compose(HydraConfig.get().job.config_name, overrides=[f"experiment={name}", *overrides])
-        if composed.get("members"):
-            continue
-        facts = plain(composed.get("published")) or {}
+    for name, model in plain(cfg.models).items():
+        facts = model.get("published") or {}
         if facts.get("voxels", "") is None and facts.get("reason"):
             log.info("%s left out: %s", name, facts["reason"])
             continue
-        compared.append(compare(composed, name=name))
+        compared.append(compare(OmegaConf.create(model), name=name))
     log.info("%s\n", table(compared))
     log.info("%s", module_table(compared))
     wrong = [f"{one.name}: {problem}." for one in compared for problem in one.problems]
     if wrong:
         raise ValueError("parameters of published models:\n  " + "\n  ".join(wrong))
     return compared
-
-
-def published_experiments() -> list[str]:
-    """Return the names of all experiments under ``configs/experiment/published``."""
-    sources = [s.path for s in HydraConfig.get().runtime.config_sources if s.schema == "file"]
-    folders = [Path(source) / "experiment" for source in sources]
-    found = sorted(str(path.relative_to(folder).with_suffix("")) for folder in folders
-                   for path in (folder / "published").rglob("*.yaml"))
-    if not found:
-        raise ValueError(f"published models: expected experiments in {[str(f / 'published') for f in folders]}, got "
-                         "none. Name some with models=[...].")
-    return found
 
 
 def compare(cfg: DictConfig, *, name: str) -> Compared:

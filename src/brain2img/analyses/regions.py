@@ -16,6 +16,7 @@ from brain2img.data.rois import roi_sets, voxels_of
 from brain2img.metrics.aggregate import records
 from brain2img.report.regions import regions_table, save_regions_figure
 from brain2img.stages.build import plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.features import PictureFeatures
 from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.predict import decode_rows, predict, rows_to_decode
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 METHODS = ("ridge", "refit", "mask")
 
 
+@for_each_member
 def regions(cfg: DictConfig) -> Path:
     """Decode from every set of ROIs, reconstruct where asked, and score; writes ``regions/<name>``.
 

@@ -14,12 +14,14 @@ from brain2img.artifacts import open_folder, write_table
 from brain2img.data.datamodule import BrainData
 from brain2img.metrics.ranking import accuracy
 from brain2img.stages.build import plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import decode, rank_rows
 from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def repetitions(cfg: DictConfig) -> Path:
     """Decode test stimuli from means over so many repetitions and rank them; writes ``repetitions/<name>``.
 

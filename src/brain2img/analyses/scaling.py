@@ -22,6 +22,7 @@ from brain2img.metrics.ranking import RankScore
 from brain2img.metrics.scaling_law import ScalingLaw, check_distance, fit_law, flag, resampled_means
 from brain2img.report.scaling import write_scaling
 from brain2img.stages.build import plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import ideal_ranks, ranks_of_run
 from brain2img.stages.embed import embed
 from brain2img.stages.prepare import prepare
@@ -49,6 +50,7 @@ class Point:
     scored: tuple[str, ...] | None
 
 
+@for_each_member
 def scaling(cfg: DictConfig) -> Path:
     """Train the experiment on every amount, with every hardware, and fit the law; writes ``scaling/<name>``.
 

@@ -43,10 +43,8 @@ def sweep(cfg: DictConfig) -> Path:
     amounts = plain(cfg.trials)
     if not isinstance(amounts, list) or not amounts or len(set(amounts)) < len(amounts):
         raise ValueError(f"trials: expected a list of different amounts, got {amounts!r}. Give trials=[50,200,800].")
-    if not cfg.get("run"):
-        raise ValueError("run: expected a trained run to adapt, got none. Give run=<folder under outputs/train>.")
     base = runs_without(cfg.subject, fold_runs(cfg))
-    name = str(cfg.name) if cfg.name != "default" else f"{base[0].manifest['name']}_{cfg.subject}_{cfg.mode}_sweep"
+    name = str(cfg.name)
     trained = [(amount, draw, *_train(cfg, amount, draw, name=name)) for amount in amounts
                for draw in range(1 if amount is None or cfg.order == "first" else int(cfg.n_draws))]
     runs = [run for line in trained for model in line[2:] for run in model]

@@ -18,12 +18,14 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import SubjectAdapter
 from brain2img.metrics.intervals import bootstrap
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import folder_of, one_fold
 
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def synthesise(cfg: DictConfig) -> Path:
     """Synthesise every subject's pooled voxels from every subject's recordings of a split; ``synthesis/<name>``.
 

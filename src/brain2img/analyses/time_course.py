@@ -13,6 +13,7 @@ from brain2img.artifacts import open_folder, write_table
 from brain2img.data.datamodule import BrainData
 from brain2img.metrics.ranking import accuracy
 from brain2img.stages.build import build_data, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import rank_rows
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import folder_of, one_fold
@@ -20,6 +21,7 @@ from brain2img.stages.workspace import folder_of, one_fold
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def time_course(cfg: DictConfig) -> Path:
     """Fit ridge from each window to the headline's space and score two-way identification; ``time_course/<name>``.
 

@@ -23,6 +23,7 @@ from brain2img.metrics.curves import clusters, peaks, table_of
 from brain2img.records import BrainBatch, SignalSpec
 from brain2img.report.windows import write_windows
 from brain2img.stages.build import plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import rank_rows
 from brain2img.stages.progress import progress
 from brain2img.stages.train import train_again
@@ -51,6 +52,7 @@ class Extent:
                 "n_channels": len(self.channels) if self.channels is not None else None}
 
 
+@for_each_member
 def windows(cfg: DictConfig) -> Path:
     """Decode a trained M/EEG run's test stimuli from every window and region; writes and returns ``windows/<name>``.
 

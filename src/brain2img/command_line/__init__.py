@@ -51,7 +51,7 @@ def launch(name: str, arguments: Sequence[str] | None = None) -> None:
     def run_command(cfg: DictConfig) -> None:
         from brain2img.command_line.run import run
 
-        run(command.load(), cfg, whole=command.takes_collection)
+        run(command, cfg)
 
     run_command.__module__ = name  # by which Hydra calls the log folder
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command.root or name)(run_command)()

@@ -46,12 +46,15 @@ def _say_errors_plainly() -> None:
         from hydra.errors import CompactHydraException
         from omegaconf.errors import OmegaConfBaseException
 
+        from brain2img.command_line.composing import RefusedError
+
         in_a_stage = any(frame.f_globals["__name__"] == "brain2img.command_line.run" for frame, _ in walk_tb(trace))
-        compact = isinstance(error, CompactHydraException | OmegaConfBaseException)
+        compact = isinstance(error, CompactHydraException | OmegaConfBaseException | RefusedError)
         if asked or in_a_stage or not (compact or (isinstance(error, OSError) and error.errno is not None)):
             sys.__excepthook__(kind, error, trace)
         elif compact:
-            causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+            refused = isinstance(error, RefusedError) or error.__cause__ is None  # which says all there is to say
+            causes = [error] if refused else [error, error.__cause__]
             sys.stderr.write("".join(f"{cause}\n" for cause in causes))
         else:
             sys.stderr.write(no_place(error) + "\n")

@@ -26,8 +26,9 @@ class Command:
         One line, examples, notes.
     root
         File of ``configs/`` that it begins with; "" for the one of its name.
-    takes_collection
-        Whether it takes a collection as a whole, and not each of its members in turn.
+    completed
+        How what Hydra composes is made complete, see `brain2img.command_line.resolve`: as an "experiment", an
+        "adaptation", an "ablation", published "models" or a "study"; "" where it is complete.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Command:
     function: str
     help: str
     root: str = ""
-    takes_collection: bool = False
+    completed: str = "experiment"
 
     @property
     def line(self) -> str:
@@ -50,7 +51,7 @@ class Command:
 
 
 COMMANDS = {command.name: command for command in (
-    Command("pipeline", CHAIN, "pipeline.pipeline", root="base", takes_collection=True, help="""\
+    Command("pipeline", CHAIN, "pipeline.pipeline", root="base", help="""\
 All stages of an experiment that are not finished, then the scores and the report.
 
 brain2img pipeline experiment=demo
@@ -103,13 +104,13 @@ Predictions -> captions under outputs/captions.
 brain2img caption run=outputs/train/demo/fmri_mindbridge captioner=[prefix_small]
 brain2img caption run=outputs/train/demo/eeg_atm captioner=[prefix_small,nearest_caption]
 """),
-    Command("evaluate", CHAIN, "stages.evaluate.evaluate", root="base", takes_collection=True, help="""\
+    Command("evaluate", CHAIN, "stages.evaluate.evaluate", root="base", help="""\
 Predictions and reconstructions -> scores, summary.json, grid.png and report.html under outputs/scores.
 
 brain2img evaluate experiment=demo
 brain2img evaluate run=outputs/train/demo/fmri_mindbridge
 """),
-    Command("adapt", CHAIN, "stages.adapt.adapt", takes_collection=True, help="""\
+    Command("adapt", CHAIN, "stages.adapt.adapt", completed="adaptation", help="""\
 A trained run + a new subject -> a run for this subject under outputs/train; goes on where it was interrupted.
 
 brain2img adapt run=outputs/train/seven subject=sub-08
@@ -127,7 +128,7 @@ brain2img import_weights weights=<file>.pth experiment=published/mindbridge_subj
 brain2img import_weights weights=<file>.pth layout=atm experiment=published/atm_s_sub08 study.raw=<THINGS-EEG2>
     encoder.published_slice=true
 """),
-    Command("compare", ANALYSES, "analyses.compare.compare", takes_collection=True, help="""\
+    Command("compare", ANALYSES, "analyses.compare.compare", completed="", help="""\
 Several runs side by side, one line a run, under outputs/compare: Markdown for a README, CSV, parquet, figure, page.
 
 brain2img compare runs=[demo]
@@ -176,20 +177,20 @@ brain2img scaling experiment=scenes_eeg/protocols/ridge_in_subject name=hardware
 brain2img scaling experiment=scenes_eeg/protocols/atm_joint name=subjects scaling.axis=subjects \
     scaling.amounts=[1,2,4] scaling.extrapolate=[10] split.train_trials=400
 """),
-    Command("sweep", ANALYSES, "analyses.sweep.sweep", takes_collection=True, help="""\
+    Command("sweep", ANALYSES, "analyses.sweep.sweep", completed="adaptation", help="""\
 Accuracy over amounts of a new subject's data, adapted against trained on it alone, under outputs/sweeps.
 
 brain2img sweep run=outputs/train/seven subject=sub-08 trials=[50,100,200,400,800,1600]
 brain2img sweep run=outputs/train/seven subject=sub-08 trials=[15min,1h,null] n_draws=3 steps=600
 brain2img sweep run=outputs/train/seven subject=sub-08 name=choice predict_split=val dedicated.lr=1e-3
 """),
-    Command("ablate", ANALYSES, "analyses.ablate.ablate", takes_collection=True, help="""\
+    Command("ablate", ANALYSES, "analyses.ablate.ablate", completed="ablation", help="""\
 An experiment without each of its parts, beside a baseline: table, figure and page under outputs/ablations.
 
 brain2img ablate name=recipe
 brain2img ablate name=quick ablation.n_seeds=1 trainer.max_epochs=5
 """),
-    Command("ensemble", ANALYSES, "analyses.ensemble.ensemble", takes_collection=True, help="""\
+    Command("ensemble", ANALYSES, "analyses.ensemble.ensemble", completed="", help="""\
 Mean of the predictions of several runs, as predictions of a name of their own that later stages take as any other.
 
 brain2img ensemble runs=[atm_seed0,atm_seed1,atm_seed2] name=atm_three
@@ -201,7 +202,7 @@ A trained MindBridge run -> each subject's voxels for what the others saw, compa
 brain2img synthesise run=outputs/train/scenes/mindbridge
 brain2img synthesise run=outputs/train/scenes/mindbridge predict_split=val name=check
 """),
-    Command("parameters", ANALYSES, "analyses.parameters.parameters", takes_collection=True, help="""\
+    Command("parameters", ANALYSES, "analyses.parameters.parameters", completed="models", help="""\
 Counts the parameters of every published model at its published size, and compares them with the publication.
 
 brain2img parameters
@@ -221,7 +222,7 @@ brain2img train experiment=published/atm_s_sub08 trainer=atm_last_epochs name=ol
 brain2img legacy_last_epochs_mean run=outputs/train/old_table
 brain2img legacy_last_epochs_mean run=outputs/train/old_table last_epochs=5 headline.space=clip
 """),
-    Command("verify", ANALYSES, "stages.verify.verify", takes_collection=True, help="""\
+    Command("verify", ANALYSES, "stages.verify.verify", completed="", help="""\
 Finished folders -> whether every file in them is still the one that was written; exit code 1 where one is not.
 
 brain2img verify
@@ -230,14 +231,14 @@ brain2img verify folder=outputs/prepared record=true    # of an older version: k
 
 Stages compare what they read themselves; this looks at all files, those that no stage has read for long included.
 """),
-    Command("check", STUDIES, "stages.check.check", root="base", takes_collection=True, help="""\
+    Command("check", STUDIES, "stages.check.check", root="base", completed="study", help="""\
 What is understood of a study, what is missing and what looks wrong, before anything long is run.
 
 brain2img check study=arrays raw=<folder> study.modality=eeg study.units=uV study.sfreq=250 study.tmin=-0.2
 brain2img check study=bids raw=<BIDS folder>
 It prepares the study, draws figures and prints the command that runs the whole chain; docs/own_data.md.
 """),
-    Command("new_study", STUDIES, "stages.new_study.new_study", takes_collection=True, help="""\
+    Command("new_study", STUDIES, "stages.new_study.new_study", completed="", help="""\
 An example of a study of your own in the files that study=arrays reads: 12 pictures shown 10 times, simulated.
 
 brain2img new_study raw=<new folder>
@@ -245,7 +246,7 @@ brain2img new_study raw=<new folder> modality=fmri n_stimuli=20
 
 Replace its files by yours; README.txt in it explains each. It says how to check it.
 """),
-    Command("download", STUDIES, "stages.download.download", takes_collection=True, help="""\
+    Command("download", STUDIES, "stages.download.download", completed="", help="""\
 The raw files of a study, from the services that hold them; see <study>.md for its terms, size and folders.
 
 brain2img download study=nsd subjects=[1] list=true
@@ -253,7 +254,7 @@ brain2img download study=nsd subjects=[1] sessions=[1,2,3] accept_terms=true raw
 brain2img download study=things_eeg2 subjects=[1,2] study.form=preprocessed accept_terms=true
 brain2img download study=things_meg only=[epochs,design]
 """),
-    Command("simulate", STUDIES, "stages.simulate.simulate", takes_collection=True, help="""\
+    Command("simulate", STUDIES, "stages.simulate.simulate", completed="", help="""\
 A small simulated study in the folders and files of a real one, to try the chain before the data are there.
 
 brain2img simulate study=things_eeg2
@@ -261,7 +262,7 @@ brain2img simulate study=nsd study.form=nifti raw=<folder> simulate.source.snr=0
 
 It says how to run the pipeline on what it wrote.
 """),
-    Command("train_small_backbones", STUDIES, "small_backbones.train.train_small_backbones", takes_collection=True,
+    Command("train_small_backbones", STUDIES, "small_backbones.train.train_small_backbones", completed="",
             help="""\
 Scenes -> the small backbones of the simulated study, under outputs/backbones; goes on where it was interrupted.
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import functools
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -88,9 +86,6 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError,
                 ValueError) as error:
             message = str(error) if isinstance(error, RefusedError) else said_of(error)
-            if not HydraConfig.initialized():  # no stage has begun; Hydra would show a traceback
-                sys.stderr.write(f"{message}\n")
-                sys.exit(1)
             raise RefusedError(message) from error
         return cfg
 

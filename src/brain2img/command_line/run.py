@@ -8,10 +8,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,17 +18,17 @@ from threadpoolctl import threadpool_limits
 
 from brain2img.artifacts import compare_on_opening, release_all, waiting
 from brain2img.command_line.arguments import no_place
+from brain2img.command_line.commands import Command
 from brain2img.command_line.failures import said
 from brain2img.command_line.logs import show_libraries
-from brain2img.stages.members import members
-from brain2img.stages.workspace import trust_what_was_typed
+from brain2img.command_line.resolve import typed
 
 log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
-def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, whole: bool) -> None:
-    """Run `stage` on `cfg`, or on each member of a collection unless the stage takes the whole.
+def run(command: Command, cfg: DictConfig) -> None:
+    """Run the function of a command on the configuration that Hydra has composed.
 
     What a user can cause ends with exit code 1 and one message; the traceback is kept in the log folder of the job.
     """
@@ -41,10 +39,8 @@ def run(stage: Callable[[DictConfig], Any], cfg: DictConfig, *, whole: bool) -> 
     _keep_freed_memory()
     compare_on_opening(bool(cfg.get("verify", True)))
     try:
-        trust_what_was_typed(cfg)
         with waiting(cfg.get("wait", 0)):
-            for member in [cfg] if whole else members(cfg):
-                stage(member)
+            command.load()(typed(cfg, command=command))
     except KeyboardInterrupt:
         log.error("stopped from the keyboard. The same command goes on where it was.")
         sys.exit(128 + signal.SIGINT)

@@ -22,7 +22,6 @@ from brain2img.decoders.settings import read_checkpoint
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build_data, build_decoder, class_of, identity_of_study, plain
 from brain2img.stages.new_subject import (
-    asks_for_a_study,
     check_new,
     check_signals,
     check_splits,
@@ -32,7 +31,7 @@ from brain2img.stages.new_subject import (
     target_study,
 )
 from brain2img.stages.train import split_hashes
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, given_overrides, outputs, relative
+from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 PLACE = ("fold", "split_seed", "decoder_seed", "held_out", "adapt")
@@ -56,12 +55,9 @@ def adapt(cfg: DictConfig) -> Path:
         If the run is missing or no deep decoder, the subject is absent from the study or known to the run, there are
         fewer trials than asked for, a space of the run is not embedded, or a stimulus would cross splits.
     """
-    if not cfg.get("run"):
-        raise ValueError("run: expected a trained run to adapt, got none. Give run=<folder under outputs/train>.")
     runs = runs_without(cfg.subject, fold_runs(cfg))
     plan = Adaptation.of(cfg, runs[0])
-    name = str(cfg.name) if cfg.name != "default" else plan.name(runs[0].manifest["name"], cfg)
-    label = str(cfg.label) if cfg.label not in ("default", cfg.name) else f"{runs[0].manifest['label']}_adapted"
+    name, label = str(cfg.name), str(cfg.label)
     for number, run in enumerate(runs):
         log.info("adapt %s to %s as %s, fold %d of %d", run.manifest["name"], plan.subject, name, number + 1, len(runs))
         _fold(folder_of(cfg, "train", name, run.folder.name), run, plan, cfg=cfg,
@@ -99,7 +95,7 @@ class Adaptation:
     @classmethod
     def of(cls, cfg: DictConfig, run: FoldRun) -> Adaptation:
         """Read the command and check it against the run and the study."""
-        manifest, given = run.manifest, given_overrides()
+        manifest = run.manifest
         config = {k: v for k, v in copy.deepcopy(manifest["config"]).items() if k not in PLACE}
         decoder = class_of(config["decoder"], Decoder)
         if not decoder.has_parts:
@@ -116,25 +112,20 @@ class Adaptation:
         kind = config["split"]["kind"]
         config["split"] = {**config["split"], "kind": "study" if kind in OVER_SUBJECTS else kind,
                            "train_trials": n_trials, "train_order": cfg.order, "train_seed": int(cfg.draw)}
-        config["trainer"] = changed_trainer(config["trainer"], plain(cfg.trainer), given=given)
+        config["trainer"] = plain(cfg.trainer)
         settings = {"run": manifest["id"], "mode": cfg.mode, "frozen": cfg.frozen, "steps": cfg.steps,
                     "source_subjects": sources_of(cfg, run, prepared)}
-        study = identity_of_study(plain(cfg.study)) if asks_for_a_study() else manifest["study"]
-        return cls(subject, prepared, target_caches(run, prepared), config, settings, study=study)
-
-    def name(self, base: str, cfg: DictConfig) -> str:
-        """Return the name of the run where none is given: it says what distinguishes it."""
-        words = [base, self.subject, cfg.mode, "all" if cfg.trials is None else str(cfg.trials),
-                 *(["first"] if cfg.order == "first" else [f"draw-{cfg.draw}"] if cfg.draw else [])]
-        return "_".join(words)
+        return cls(subject, prepared, target_caches(run, prepared), config, settings,
+                   study=identity_of_study(plain(cfg.study)))
 
 
-def changed_trainer(base: Mapping[str, Any], asked: Mapping[str, Any], *, given: list[str]) -> dict[str, Any]:
-    """Return the trainer of a run with what the command line changes: ``trainer=<choice>`` all, ``trainer.lr=`` one."""
-    keys = [o.lstrip("+~").partition("=")[0] for o in given]
-    if "trainer" in keys:
-        return dict(asked)
-    return {**base, **{k.partition(".")[2]: asked[k.partition(".")[2]] for k in keys if k.startswith("trainer.")}}
+def adapted_name(base: str, cfg: DictConfig) -> str:
+    """Return the name of the adaptation of the run `base` where none is given: it says what distinguishes it."""
+    words = [base, cfg.subject, cfg.mode]
+    if isinstance(plain(cfg.trials), list):
+        return "_".join(map(str, [*words, "sweep"]))
+    order = ["first"] if cfg.order == "first" else [f"draw-{cfg.draw}"] if cfg.draw else []
+    return "_".join(map(str, [*words, "all" if cfg.trials is None else cfg.trials, *order]))
 
 
 def in_steps(trainer: Mapping[str, Any], *, n_trials: int, steps: int | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from brain2img.artifacts import (
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner
 from brain2img.stages.build import build_captioners, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
@@ -32,6 +33,7 @@ from brain2img.stages.workspace import FoldRun, folder_of
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def caption(cfg: DictConfig) -> list[Path]:
     """Caption every row of the predictions by every chosen captioner, under every asked condition.
 

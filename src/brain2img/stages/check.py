@@ -16,8 +16,9 @@ from brain2img.artifacts import safe_name
 from brain2img.data.inspection import FEW_STIMULI, Inspection, few_stimuli, inspect
 from brain2img.data.prepared import PreparedStudy
 from brain2img.report.inspection import write_inspection
+from brain2img.stages.build import plain
 from brain2img.stages.prepare import prepare
-from brain2img.stages.workspace import given_overrides, outputs
+from brain2img.stages.workspace import outputs
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def check(cfg: DictConfig) -> Path:
     study = PreparedStudy(prepare(cfg))
     log.info("look at %s", study.folder)
     found = inspect(study)
-    given = given_overrides()
+    given: list[str] = plain(cfg.get("typed")) or []
     command, advice = whole_chain(study, found, given=given), _advice(study)
     folder = outputs(cfg) / "check" / safe_name(run_name(study, given=given))
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,14 @@ from brain2img.artifacts import ArrayWriter, open_folder, write_json, write_tabl
 from brain2img.data.dataset import chunks
 from brain2img.data.prepared import PreparedStudy
 from brain2img.stages.build import build_spaces, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import cache_folder, prepared_folder
 
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def embed(cfg: DictConfig) -> list[Path]:
     """Embed all stimuli of the prepared study in the chosen spaces, continuing where an earlier call stopped.
 

@@ -16,8 +16,8 @@ from brain2img.metrics.aggregate import differences, records
 from brain2img.report.page import write_report
 from brain2img.report.style import CEILING, STIMULI
 from brain2img.stages.build import plain
+from brain2img.stages.collection import members
 from brain2img.stages.features import PictureFeatures
-from brain2img.stages.members import collection_name, members
 from brain2img.stages.scoring import CURVES, MemberScores, observer
 from brain2img.stages.workspace import folder_of, outputs, relative
 
@@ -34,7 +34,7 @@ def evaluate(cfg: DictConfig) -> Path:
     """
     root = outputs(cfg)
     configs = members(cfg)
-    name = configs[0].name if len(configs) == 1 else collection_name(cfg)
+    name = configs[0].name if len(configs) == 1 else str(cfg.name)
     features = PictureFeatures(batch_size=cfg.batch_size)
     found = [MemberScores(member, root, features=features) for member in configs]
     folder = open_folder(

@@ -17,6 +17,7 @@ from brain2img.interfaces import Prior
 from brain2img.metrics.ranking import RankScore, rank_table, similarity
 from brain2img.stages.apply_prior import prior_place, row_generators
 from brain2img.stages.build import build_prior, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.held_out import prior_predictions
 from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
 
@@ -28,6 +29,7 @@ LABELS = {"out_of_fold": "out-of-fold predictions of training stimuli",
           "joint": "training trials, jointly with the decoder"}
 
 
+@for_each_member
 def fit_prior(cfg: DictConfig) -> Path:
     """Fit the prior for every space of ``prior_fit.spaces``, one a fold and, where asked, a subject.
 

@@ -12,12 +12,14 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.decoders.published_weights import PublishedWeights
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.train import run_facts, train_fold
 from brain2img.stages.workspace import caches, folder_of, iterate_folds, outputs, prepared_folder, training_config
 
 REPORT = "imported.json"
 
 
+@for_each_member
 def import_weights(cfg: DictConfig) -> Path:
     """Load the published file ``weights`` into the decoder that the configuration describes; returns its run.
 

@@ -9,28 +9,24 @@ from collections.abc import Mapping, Sequence
 import torch
 from omegaconf import DictConfig
 
-from brain2img.artifacts import EmbeddingCache, read_manifest
+from brain2img.artifacts import EmbeddingCache, differences, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.interfaces import Encoder, SubjectAdapter
-from brain2img.stages.build import build, plain
+from brain2img.stages.build import build, identity_of_study, plain
 from brain2img.stages.quoting import command
-from brain2img.stages.workspace import FoldRun, given_overrides, prepared_folder
+from brain2img.stages.workspace import FoldRun, prepared_folder
 
 log = logging.getLogger(__name__)
 
 
-def asks_for_a_study() -> bool:
-    """Tell whether the command line names the study."""
-    return any(o.lstrip("+").startswith(("study=", "study.", "raw=")) for o in given_overrides())
-
-
 def target_study(cfg: DictConfig, run: FoldRun) -> PreparedStudy:
-    """Return the study of the new subject: ``study=...`` where given, else the one that the run was trained on."""
-    if asks_for_a_study():
-        return PreparedStudy(prepared_folder(cfg))
-    return run.prepared
+    """Return the study of the new subject: the one that the run was trained on, where the settings describe that."""
+    study = plain(cfg.study)
+    if study.get("raw") is None and not differences(run.manifest["study"], identity_of_study(study)):
+        return run.prepared
+    return PreparedStudy(prepared_folder(cfg))
 
 
 def runs_without(subject: str | None, runs: Sequence[FoldRun]) -> list[FoldRun]:

@@ -21,6 +21,7 @@ from brain2img.artifacts import (
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
 from brain2img.stages.workspace import (
     FoldRun,
@@ -36,6 +37,7 @@ from brain2img.stages.workspace import (
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def predict(cfg: DictConfig) -> list[Path]:
     """Decode a split under every asked condition; one folder ``predictions/<name>/<condition>`` each.
 

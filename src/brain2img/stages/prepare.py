@@ -13,11 +13,13 @@ from brain2img.data.same_stimuli import settle
 from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.simulate import NOTE
 from brain2img.stages.build import build_study
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.workspace import folder_to_prepare, prepared_folders
 
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def prepare(cfg: DictConfig) -> Path:
     """Prepare the study that ``study`` describes; returns the folder.
 

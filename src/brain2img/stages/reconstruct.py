@@ -29,6 +29,7 @@ from brain2img.data.dataset import chunks
 from brain2img.data.pictures import to_uint8
 from brain2img.interfaces import Reconstructor
 from brain2img.stages.build import build_reconstructors, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
@@ -37,6 +38,7 @@ from brain2img.stages.workspace import FoldRun, fixed_order, folder_of
 log = logging.getLogger(__name__)
 
 
+@for_each_member
 def reconstruct(cfg: DictConfig) -> list[Path]:
     """Make images of the rows of the predictions by every chosen reconstructor, under every asked condition.
 

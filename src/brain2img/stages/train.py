@@ -14,6 +14,7 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.workspace import (
     LATER,
     FoldRun,
@@ -34,6 +35,7 @@ UNSEEN = "statistics of its signals from its own recordings of training stimuli,
 """What a fold's manifest says of a subject that it was not trained on."""
 
 
+@for_each_member
 def train(cfg: DictConfig) -> Path:
     """Train the decoder that the configuration describes on every fold; returns the folder of the run.
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from brain2img.artifacts import EmbeddingCache, below, check_name, differences, digest, read_manifest, stored_at
 from brain2img.data.datamodule import BrainData
@@ -21,45 +20,19 @@ from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subject
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import (
     PARTS,
-    as_data,
     build_data,
     build_decoder,
     build_spaces,
     build_study,
     class_of,
-    identity_of_study,
     plain,
-    trust,
 )
 from brain2img.stages.quoting import argument
 
 LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "captioner", "prior", "prior_fit",
          "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
 """Settings a run remembers for the stages after it."""
-REMEMBERED = ("split", "data", "decoder", "seed", "study", *PARTS, *LATER)
-"""All that a run can set: not where results go, nor which packages are trusted."""
 CONDITIONS = ("decoded", "noise", "shuffled", "mean", "true")
-
-
-def given_overrides() -> list[str]:
-    """Return the overrides of the command line."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def trust_what_was_typed(cfg: DictConfig) -> None:
-    """Let the packages of ``+trusted=[...]`` on the command line define parts; no file can name one.
-
-    Raises
-    ------
-    ValueError
-        If a file does.
-    """
-    typed = [o for o in given_overrides() if o.lstrip("+").startswith("trusted=")]
-    names: list[str] = list(plain(cfg.get("trusted")) or [])
-    if names and not typed:
-        raise ValueError(f"trusted: expected packages that the command line names, got {names} from an experiment. "
-                         "Take it out of that file; if you trust them, type +trusted=[...].")
-    trust(names)
 
 
 def conditions(cfg: DictConfig) -> list[str]:
@@ -95,6 +68,9 @@ def folder_of(cfg: DictConfig, *names: str) -> Path:
     ValueError
         If one of them is no name, or a link leads elsewhere; see `brain2img.artifacts.names`.
     """
+    if None in names:
+        raise ValueError("name: expected one of the results, got none. Give name=..., or compose the configuration "
+                         "with brain2img.compose(command, *overrides).")
     return below(outputs(cfg), *names)
 
 
@@ -244,43 +220,6 @@ class FoldRun:
         decoder = build_decoder(self.manifest["config"], data=sizes, seed=self.manifest["seed"])
         decoder.load(self.folder)
         return decoder
-
-
-def adopt_run(cfg: DictConfig, *, given: Sequence[str]) -> DictConfig:
-    """Return `cfg` with the settings that ``run=<dir>`` was made with, except those named in the overrides `given`.
-
-    Raises
-    ------
-    ValueError
-        If the run is missing, or was trained on another study than ``study=...`` asks for.
-    """
-    if not cfg.get("run"):
-        return cfg
-    folder = Path(cfg.run).expanduser()
-    folders = [folder] if folder.name.startswith("fold-") else sorted(folder.glob("fold-*"), key=fold_order)
-    if not folders:
-        raise ValueError(f"run {folder}: expected folders fold-<k>_seed-<s>, got "
-                         f"{'none in it' if folder.exists() else 'nothing'}. Give run=<folder under outputs/train>.")
-    manifest = read_manifest(folders[0], what="run")
-    named = {o.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0] for o in given}
-    if "study" in named:
-        asked = identity_of_study(plain(cfg.study))
-        lines = differences(manifest["study"], asked)
-        if lines:
-            raise ValueError(f"run {folder}: expected a run of the study asked for, got one of another study or "
-                             f"variant ({manifest['study_name']}):\n  " + "\n  ".join(lines)
-                             + "\nLeave study=... out (the run knows its study), or choose another run.")
-    if "split" in named or "data" in named:
-        raise ValueError(f"run {folder}: expected its own split and data settings, got overrides of them. "
-                         "A trained decoder fits the data it was trained on: train another run for other settings.")
-    adopted = cfg.copy()
-    with open_dict(adopted):
-        for key, value in {**manifest["config"], **manifest["later"], "study": manifest["study"]}.items():
-            if key in REMEMBERED and key not in named:
-                adopted[key] = as_data(value, what=f"run {folder}, {key}")
-        if cfg.name == "default":
-            adopted.name = manifest["name"]
-    return adopted
 
 
 def run_folder(cfg: DictConfig) -> Path:
