@@ -2,11 +2,13 @@
 
 import ast
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from brain2img.meaning import Meaning
 from brain2img.metrics.aggregate import KEYS, RECORD, differences, records
 from brain2img.metrics.intervals import bootstrap, paired_difference, wilson
 
@@ -26,7 +28,7 @@ def table(rng, *, subjects=("s1", "s2"), decoders=("deep", "ridge"), n=30, repea
                     "condition": condition, "of": "images", "generator": "pixels", "space": "", "metric": metric,
                     "direction": "", "gallery": np.int64(0),
                     "repetitions": np.int64(4), "transductive": False, "circular": np.bool_(False),
-                    "stimulus_id": stimuli, "proportion": proportion, "value": values}))
+                    **asdict(Meaning(metric)), "stimulus_id": stimuli, "proportion": proportion, "value": values}))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import mne
@@ -13,10 +14,32 @@ from PIL import Image
 from brain2img import artifacts
 from brain2img.artifacts import Captions, Predictions, open_folder, write_array, write_json, write_table
 from brain2img.data.prepared import PreparedWriter
+from brain2img.meaning import Meaning
+from brain2img.metrics.attribute_accuracy import AttributeAccuracy
+from brain2img.metrics.caption_attributes import CaptionAttributes
+from brain2img.metrics.caption_overlap import CaptionOverlap
+from brain2img.metrics.identification import Identification
+from brain2img.metrics.mse import MSE
+from brain2img.metrics.pixcorr import PixCorr
+from brain2img.metrics.ranking import RankScore
+from brain2img.metrics.ssim import SSIM
+from brain2img.metrics.transductive_retrieval import TransductiveRetrieval
 from brain2img.records import EmbeddingSpec, SignalSpec
 
 N_TEST, N_TRAIN, WIDTH = 20, 12, 16
 ROIS = ("V1", "V2", "V4", "LOC")
+
+
+METRICS = (Identification(ways=(2, 50)), MSE(), SSIM(), PixCorr(), PixCorr(name="pcc"), AttributeAccuracy(),
+           CaptionAttributes(), CaptionOverlap(), TransductiveRetrieval())
+
+
+def meaning_of(metric: str) -> dict:
+    """Return what a score of this name means, by the metric that has it."""
+    if RankScore.is_name(metric):
+        return asdict(RankScore.named(metric).meaning)
+    found = [m for m in METRICS if metric in m.names or metric.partition("/")[0] in m.names]
+    return asdict(found[0].meaning(metric) if found else Meaning(metric.replace("_", " ")))
 
 
 def squares(n: int, rng: np.random.Generator, *, size: int = 32, grey: bool = False) -> np.ndarray:
@@ -63,6 +86,7 @@ class FakeOutputs:
         self.root = root
         self.rng = np.random.default_rng(seed)
         self.members: list[dict] = []
+        self.baseline = "ridge"
         self.records: list[dict] = []
         self.differences: list[dict] = []
         self.scores: list[pd.DataFrame] = []
@@ -150,10 +174,15 @@ class FakeOutputs:
         write_json(work.work / "summary.json", {
             "name": name, "created": "2026-11-22T06:00:00+0000", "seconds": 12.5, "git": "abcdef123456",
             "command": ["pipeline", "experiment=demo", "study.label=two words"],
-            "versions": artifacts.versions(), "records": self.records, "differences": self.differences,
+            "versions": artifacts.versions(), "baseline": self.baseline,
+            "records": [{**meaning_of(r["metric"]), **r} for r in self.records],
+            "differences": [{"gallery": 0, "transductive": False, **meaning_of(d["metric"]), **d}
+                            for d in self.differences],
             "members": self.members, "outputs": "../.."})
         if self.scores:
-            write_table(work.work / "scores.parquet", pd.concat(self.scores, ignore_index=True))
+            scores = pd.concat(self.scores, ignore_index=True)
+            meanings = pd.DataFrame([meaning_of(metric) for metric in scores["metric"]], index=scores.index)
+            write_table(work.work / "scores.parquet", pd.concat([scores, meanings], axis=1))
         for key, table in tables.items():
             write_table(work.work / f"{key}.parquet", table)
         return folder

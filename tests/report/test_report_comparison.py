@@ -8,7 +8,7 @@ import pytest
 from fake_outputs import N_TEST, FakeOutputs, fmri_spec, rewrite
 from matplotlib.text import Text
 
-from brain2img.report.comparison import compare, figure, markdown, page, table_of
+from brain2img.report.comparison import compare, figure, markdown, table_of, write_comparison
 from brain2img.report.reading import Results
 
 KEYS = {"modality": "fmri", "condition": "decoded", "of": "embeddings", "generator": "", "space": "clip",
@@ -83,7 +83,7 @@ def test_other_subjects_and_other_stimuli_are_not_paired_and_not_ranked(two):
 
 
 @pytest.mark.parametrize("change", ["study", "prepared", "gallery", "repetitions"])
-def test_what_differs_in_study_gallery_or_repetitions_stands_in_a_table_of_its_own(two, change):
+def test_what_differs_in_study_gallery_or_repetitions_stands_in_a_table_of_its_own(two, change, tmp_path):
     first, second, _ = two
     summary = Results(second).summary
     if change == "prepared":
@@ -99,7 +99,8 @@ def test_what_differs_in_study_gallery_or_repetitions_stands_in_a_table_of_its_o
     assert np.isnan(groups[1].lines[0]["difference"])
     assert "**50" not in markdown(groups, baseline="ridge")
     assert table_of(groups)["group"].tolist() == [0, 0, 1]
-    made = page(groups, name="a <b>", baseline="ridge")
+    write_comparison(tmp_path, groups, name="a <b>", baseline="ridge")
+    made = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert made.count("<table>") == 2
     assert "a &lt;b&gt;" in made
     assert "data:image/png;base64," in made
@@ -109,7 +110,7 @@ def test_titles_of_the_figure_are_not_cut_off(two):
     first, second, _ = two
     (group,) = all_of(first, second)
     group.study = "a study of a long name"
-    drawn = figure([group])
+    drawn = figure([group], baseline="ridge")
     drawn.draw_without_rendering()
     (title,) = drawn.findobj(lambda part: isinstance(part, Text) and part.get_text().startswith("a study"))
     box = title.get_window_extent()

@@ -84,7 +84,7 @@ def test_grid_follows_the_ranks(full):
     assert [(line.label, line.sub) for line in grid.lines] == [
         ("stimulus", "what was seen"), ("ceiling", "decoded pixels from the true embedding"),
         ("MindBridge", "decoded pixels"), ("ridge", "decoded pixels"), ("MindBridge", f"nearest of {N_TEST}")]
-    assert grid.colours == colours(results.decoders)
+    assert grid.colours == colours(results.decoders, baseline="ridge")
     assert "None was picked by hand" in grid.how
     assert grid.heads == grid.trials["subject"].tolist()
 

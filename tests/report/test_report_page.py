@@ -11,7 +11,7 @@ from fake_outputs import N_TEST, N_TRAIN, WIDTH, FakeOutputs, fmri_spec, rewrite
 from PIL import Image
 
 from brain2img.records import SignalSpec
-from brain2img.report.page import write_report
+from brain2img.report.scores import write_report
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def test_page_is_one_file_without_outside_references(full, page):
 
 def test_page_says_everything_in_order(page):
     assert headings(page) == [
-        "What was run", "Main result", "What the decoders saw", "Scores", "Against the linear baseline",
+        "What was run", "Main result", "What the decoders saw", "Scores", "Against the baseline, ridge",
         "When the image can be read", "How much averaging helps", "The recordings", "Training", "How to get this again"]
     assert no_empty_parts(page)
     text = page.replace("\u00a0", " ")

@@ -7,14 +7,16 @@ import json
 
 import numpy as np
 import pytest
-from fake_outputs import N_TEST, N_TRAIN, FakeOutputs, fmri_spec
+from fake_outputs import N_TEST, N_TRAIN, FakeOutputs, fmri_spec, meaning_of
 from rich.console import Console
 
+from brain2img.metrics.caption_attributes import CaptionAttributes
+from brain2img.metrics.ranking import RankScore
 from brain2img.report.drawing import MOST_LINES, draw_grid, font, wrapped
 from brain2img.report.grid import build_grid
 from brain2img.report.made import made_results
 from brain2img.report.reading import Results
-from brain2img.report.style import Column, column_label, metric_label
+from brain2img.report.style import Column, column_label
 from brain2img.report.summary import summary_table
 from brain2img.report.tables import difference_table, score_tables
 
@@ -160,7 +162,8 @@ def test_console(results):
 
 
 def test_names():
-    assert metric_label("attribute_accuracy/colour") == "colour right"
-    assert metric_label("named_second_kind") == "second kind named"
-    column = Column("judge", "two_way", "brain_from_image", 12, False, "images")
+    assert meaning_of("attribute_accuracy/colour")["label"] == "colour right"
+    named = CaptionAttributes(attributes=("kind", "second_kind"), together=("kind",))
+    assert named.meaning("named_second_kind").label == "second kind named"
+    column = Column("judge", "two_way", "brain_from_image", 12, False, "images", RankScore.named("two_way").meaning)
     assert column_label(column) == ("two-way", "of 12, by the judge, picture from stimulus")

@@ -6,9 +6,11 @@ import io
 import json
 
 import pytest
-from fake_outputs import FakeOutputs
+from fake_outputs import FakeOutputs, meaning_of, rewrite
 from rich.console import Console
 
+from brain2img.meaning import Meaning
+from brain2img.metrics.transductive_retrieval import TransductiveRetrieval
 from brain2img.report.reading import Results
 from brain2img.report.sentences import main_result, warnings_of
 from brain2img.report.style import interval, number
@@ -69,6 +71,60 @@ def test_a_lower_error_is_the_better_one(fake):
     assert not table.rows[1].cells[0].best
 
 
+@pytest.mark.parametrize(("value", "chance", "informed"), [(0.31, 0.4, True), (0.46, 0.4, False)])
+def test_the_metric_says_which_way_is_good_and_its_name_nothing(fake, value, chance, informed):
+    """An error that a contributor adds, with a name and a unit that the report has never heard of."""
+    head = {"space": "clip", "metric": "angle", "direction": ""}
+    meaning = {"label": "angle", "unit": "rad", "decimals": 2, "higher_is_better": False, "descriptive": False}
+    fake = small(fake, headline=head, metric="angle", direction="", value=-0.05, low=-0.08, high=-0.02, **meaning)
+    for decoder, more in (("mindbridge", 0.0), ("ridge", 0.05)):
+        fake.record("s_fmri", "mean", decoder, value + more, metric="angle", direction="", gallery=0, chance=chance,
+                    low=value + more - 0.02, high=value + more + 0.02, **meaning)
+    results = Results(fake.write())
+    lines = main_result(results, "s_fmri")
+    assert f"reaches angle {value:.2f} rad" in lines[0]
+    assert ("not above chance" not in " ".join(lines)) == informed
+    assert lines[-1] == ("MindBridge beats ridge: paired difference −0.05 rad, 95 % interval −0.08 to −0.02 rad "
+                         "(lower is better).")
+    table = score_table(results, "s_fmri")
+    assert table.heads[0][0] == "angle ↓"
+    assert table.rows[0].cells[0].best
+
+
+def test_another_baseline_than_ridge_is_compared_with(fake):
+    fake = small(fake, baseline="pooled_ridge")
+    fake.baseline = "pooled_ridge"
+    for line in (*fake.members, *fake.records):
+        line["decoder"] = line["decoder"].replace("ridge", "pooled_ridge") if line["decoder"] == "ridge" else line[
+            "decoder"]
+    results = Results(fake.write())
+    lines = main_result(results, "s_fmri")
+    assert "pooled ridge 39 %" in lines[0]
+    assert lines[1].startswith("MindBridge beats pooled ridge: paired difference +4 points")
+    assert [member.is_baseline for member in results.members_of("s_fmri")] == [False, True]
+
+
+def test_a_score_that_describes_is_above_chance_in_no_control(fake):
+    fake = small(fake)
+    fake.record("s_fmri", "mean", "ridge", 3.0, condition="noise", metric="hubness", chance=1.0)
+    fake.record("s_fmri", "mean", "ridge", 0.2, condition="noise", metric="hubness", chance=1.0)
+    results = Results(fake.write())
+    assert warnings_of(results) == []
+    column = next(c for c in Results(fake.write("again")).columns("s_fmri") if c.metric == "top1")
+    assert column.meaning.higher_is_better
+    hubness = TransductiveRetrieval().meaning("hubness")
+    assert not hubness.higher_is_better
+    assert hubness.descriptive
+
+
+def test_scores_that_do_not_say_what_they_mean_are_refused(fake):
+    folder = small(fake).write()
+    summary = json.loads((folder / "summary.json").read_text())
+    rewrite(folder, records=[{k: v for k, v in r.items() if k != "higher_is_better"} for r in summary["records"]])
+    with pytest.raises(ValueError, match=r"summary of 'tiny': expected scores that say .* Evaluate again with over"):
+        Results(folder)
+
+
 def test_result_admits_chance(fake):
     lines = main_result(Results(small(fake, deep=0.06).write()), "s_fmri")
     assert lines[1].startswith("This is not above chance")
@@ -125,7 +181,7 @@ def test_circular_and_transductive_scores_are_named(fake):
     results = Results(fake.write())
     titles = {w.title: w.text for w in warnings_of(results)}
     assert "top-1 of embeddings in vae" in titles["Circular scores"]
-    assert "top1 csls" in titles["Transductive scores"]
+    assert "top-1 csls" in titles["Transductive scores"]
     assert results.headline("s_fmri").space == "clip"
     assert not results.headline("s_fmri").transductive
 
@@ -146,13 +202,14 @@ def test_tables_take_the_most_repetitions(fake):
     (0.4312, "top1", "43.1 %"), (1.0, "two_way", "100 %"), (0.005, "top1", "0.5 %"), (0.45149, "ssim", "0.451"),
     (float("nan"), "top1", "–"), (None, "ssim", "–"), (-0.00001, "pixcorr", "0.000"), (-0.25, "pcc", "−0.250")])
 def test_numbers(value, metric, said):
-    assert number(value, metric=metric) == said
+    assert number(value, Meaning(**meaning_of(metric))) == said
 
 
 def test_intervals():
-    assert interval(0.401, 0.46, metric="top1") == "40.1–46 %"
-    assert interval(-0.012, 0.022, metric="top1", sign=True) == "−1.2 to +2.2 points"
-    assert interval(float("nan"), 1.0, metric="top1") == ""
+    top1 = Meaning("top-1", "%")
+    assert interval(0.401, 0.46, top1) == "40.1–46 %"
+    assert interval(-0.012, 0.022, top1, sign=True) == "−1.2 to +2.2 points"
+    assert interval(float("nan"), 1.0, top1) == ""
 
 
 def test_table_that_ends_a_pipeline(full):

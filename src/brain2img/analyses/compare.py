@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from brain2img.analyses.counting import count
 from brain2img.artifacts import open_folder, read_manifest, write_table, writing
 from brain2img.report.comparison import compare as compared
-from brain2img.report.comparison import figure, markdown, page, table_of
+from brain2img.report.comparison import markdown, table_of, write_comparison
 from brain2img.report.reading import Member, Results
 from brain2img.stages.build import plain
 from brain2img.stages.workspace import FoldRun, fold_order, folder_of, outputs
@@ -42,12 +42,10 @@ def compare(cfg: DictConfig) -> Path:
     groups = compared(found, parameters=parameters, baseline=cfg.baseline, seed=cfg.seed)
     text, table = markdown(groups, baseline=cfg.baseline), table_of(groups)
     write_table(folder.work / "compare.parquet", table)
-    for name, content in (("compare.md", text), ("compare.csv", table.to_csv(index=False)),
-                          ("compare.html", page(groups, name=cfg.name, baseline=cfg.baseline))):
+    for name, content in (("compare.md", text), ("compare.csv", table.to_csv(index=False))):
         with writing(folder.work / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    with writing(folder.work / "compare.png") as temporary:
-        figure(groups).savefig(temporary, dpi=150, format="png")
+    write_comparison(folder.work, groups, name=cfg.name, baseline=cfg.baseline)
     folder.finish(name=cfg.name)
     log.info("%s\n%s", text, folder.path / "compare.html")
     return folder.path

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from brain2img.interfaces.network import Augmentation, Encoder, Head, HeadArguments, SubjectAdapter
 from brain2img.interfaces.part import Part
+from brain2img.meaning import Meaning
 from brain2img.records import BrainBatch, EmbeddingSpec, Stimuli
 
 if TYPE_CHECKING:
@@ -303,8 +304,12 @@ class Metric(Part):
         What it reads: names of spaces, "images" (reconstructions) or "captions"; what lacks one of them is not scored
         by this metric. ("*",) means every space of the predictions, one after the other. Beside "images", a space is
         one of the ``metric_space`` and the metric is handed its features of the images: ("images", "judge").
-    higher_is_better, transductive
-        As they say; a transductive score uses the other test queries.
+    labels
+        Name of a score -> how it is called in text; one that is not there is written as its name.
+    unit, decimals, higher_is_better, descriptive
+        What its scores mean, see `brain2img.records.Meaning`; `meaning` says it score by score.
+    transductive
+        Whether a score uses the other test queries.
     proportion
         True where a value is 0, 1 or a tie's fraction, so that its interval is Wilson's.
     needs_attributes
@@ -315,11 +320,20 @@ class Metric(Part):
 
     names: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    labels: Mapping[str, str] = {}
+    unit: str = ""
+    decimals: int = 3
     higher_is_better: bool = True
+    descriptive: bool = False
     transductive: bool = False
     proportion: bool = False
     needs_attributes: bool = False
     of_concepts: bool = False
+
+    def meaning(self, name: str) -> Meaning:
+        """Return what the score called `name` means; by default what the attributes of the class say of all."""
+        return Meaning(self.labels.get(name, name.replace("_", " ")), self.unit, self.decimals,
+                       self.higher_is_better, self.descriptive)
 
     @abstractmethod
     def score(self, decoded: Decoded) -> pd.DataFrame:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brain2img.meaning import MEANING
 from brain2img.metrics.intervals import Resampler, quantiles, wilson
 
 KEYS = ["study", "subject", "modality", "decoder", "condition", "of", "generator", "space", "metric", "direction",
         "gallery", "repetitions", "transductive", "circular"]
 """`of` says what was scored ("embeddings", "images" or "captions"), `generator` the key of what made it, or ""."""
-RECORD = [*KEYS, "value", "low", "high", "n", "chance", "chance_kind"]
+RECORD = [*KEYS, *MEANING, "value", "low", "high", "n", "chance", "chance_kind"]
 MEAN = "mean"
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ def _groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, An
     """Yield the keys and the rows of every group, in order of appearance."""
     for values, group in table.groupby(keys, sort=False, dropna=False, observed=True):
         yield dict(zip(keys, values, strict=True)), group
+
+
+def _meaning(group: pd.DataFrame) -> dict[str, Any]:
+    """Return what the scores of a group mean, which all of them say alike."""
+    return {key: _plain(value) for key, value in group.iloc[0][list(MEANING)].items()}
 
 
 def _matrix(group: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -71,7 +77,7 @@ def _mean_over(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _prepared(scores: pd.DataFrame) -> pd.DataFrame:
-    _need(scores, [*KEYS, "stimulus_id", "value"], what="scores")
+    _need(scores, [*KEYS, *MEANING, "stimulus_id", "value"], what="scores")
     broken = scores[~np.isfinite(scores["value"].to_numpy(dtype=float))]
     if len(broken):
         first = broken.iloc[0]
@@ -91,8 +97,8 @@ def records(scores: pd.DataFrame, chances: pd.DataFrame, *, generator: np.random
     Parameters
     ----------
     scores
-        One line per decoded row and score: the columns `KEYS`, stimulus_id, value, and proportion (whether the interval
-        is Wilson's; else a bootstrap over stimuli). Rows of the same stimulus are averaged first.
+        One line per decoded row and score: the columns `KEYS` and `MEANING`, stimulus_id, value, and proportion
+        (whether the interval is Wilson's; else a bootstrap over stimuli). Rows of the same stimulus are averaged first.
     chances
         One line per group: the columns `KEYS` (gallery may be missing), chance and chance_kind.
     generator
@@ -125,10 +131,10 @@ def records(scores: pd.DataFrame, chances: pd.DataFrame, *, generator: np.random
     for keys, group in _groups(scores, [key for key in KEYS if key != "subject"]):
         matrix = _matrix(group, "subject")
         proportion = group.groupby("subject", sort=False)["proportion"].first()
-        ours = []
+        ours, meaning = [], _meaning(group)
         for subject in group["subject"].unique():
             values = matrix.loc[subject].dropna().to_numpy()
-            record = {**{key: _plain(subject if key == "subject" else keys[key]) for key in KEYS}}
+            record = {**{key: _plain(subject if key == "subject" else keys[key]) for key in KEYS}, **meaning}
             level = levels.get(tuple(record[key] for key in on))
             if level is None:
                 raise ValueError(f"chance level: expected one for { {key: record[key] for key in on} }, got none. "
@@ -200,6 +206,7 @@ def differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Gen
             log.warning("no difference of %s to %s (%s): the baseline was not scored there", list(matrices), baseline,
                         {key: _plain(keys[key]) for key in ("study", "modality", "metric", "space", "direction")})
             continue
+        meaning = _meaning(group)
         for decoder, matrix in matrices.items():
             gap = (matrix - base).reindex([s for s in matrix.index if s in base.index])
             gap = gap.dropna(how="all", axis=0).dropna(how="all", axis=1)
@@ -210,7 +217,7 @@ def differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Gen
                 values = table.to_numpy()
                 low, high = quantiles(_mean_over(values, resampler.counts(values.shape[1])), confidence=confidence)
                 full = {**keys, "subject": subject, "decoder": decoder}
-                done.append({**{key: _plain(full[key]) for key in KEYS}, "baseline": baseline,
+                done.append({**{key: _plain(full[key]) for key in KEYS}, **meaning, "baseline": baseline,
                              "value": float(np.nanmean(values, axis=1).mean()), "low": low, "high": high,
                              "n": values.shape[1]})
     return done

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
+from brain2img.meaning import Meaning
 from brain2img.metrics.pairing import repairings
 from brain2img.metrics.tables import (
     CHANCE_COLUMNS,
@@ -86,12 +87,19 @@ class AttributeAccuracy(Metric):
     """
 
     names = ("attribute_accuracy",)
+    labels: Mapping[str, str] = {"attribute_accuracy": "attributes right", "attribute_accuracy/kind": "object right"}
+    unit = "%"
     proportion = False
     needs_attributes = True
 
     def __init__(self, *, space: str = "attributes", of: str = "embeddings") -> None:
         self.space, self.of = space, of
         self.needs = needs_of(of, space)
+
+    def meaning(self, name: str) -> Meaning:
+        """Return what the mean over attributes, or the accuracy of a single one, means."""
+        one = name.partition("/")[2].replace("_", " ")
+        return Meaning(self.labels.get(name, f"{one} right"), self.unit)
 
     def _matrices(self, decoded: Decoded) -> dict[str, np.ndarray]:
         """Return attribute -> ``(n, N)`` agreement, and their mean under ""."""

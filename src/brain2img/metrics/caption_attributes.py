@@ -93,6 +93,7 @@ class CaptionAttributes(Metric):
     """
 
     needs = ("captions",)
+    unit = "%"
     proportion = True
     needs_attributes = True
 
@@ -103,6 +104,9 @@ class CaptionAttributes(Metric):
                              f"{list(together)}. Correct metric.caption_attributes.")
         self.attributes, self.together = tuple(attributes), tuple(together)
         self.names = tuple(f"named_{name}" for name in (*attributes, "_and_".join(together)))
+        words = {name: name.replace("_", " ") for name in attributes} | {"kind": "object"}
+        self.labels = {f"named_{name}": f"{words[name]} named" for name in attributes}
+        self.labels[self.names[-1]] = " and ".join(words[name] for name in together) + " named"
 
     def _matrices(self, decoded: Decoded) -> dict[str, np.ndarray]:
         """Return the name of each score -> ``(n, N)``, see `fits`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Self
 
@@ -42,6 +43,8 @@ class CaptionOverlap(Metric):
 
     names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rougeL")
     needs = ("captions",)
+    labels: Mapping[str, str] = {**{f"bleu{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)}, "rouge1": "ROUGE-1",
+                                 "rougeL": "ROUGE-L"}
 
     def __init__(self) -> None:
         self._bleu = BLEU(lowercase=True, effective_order=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
+from brain2img.meaning import Meaning
 from brain2img.metrics.ranking import RankScore, chance_of_ranks, score_ranks
 from brain2img.metrics.tables import needs_of
 from brain2img.records import Decoded
@@ -54,6 +55,10 @@ class Identification(Metric):
         self.names = tuple(f"{_WORDS.get(k, k)}_way" for k in ways)
         self.needs = needs_of(of, space)
         self._scores = [RankScore(name, among=k) for k, name in zip(ways, self.names, strict=True)]
+
+    def meaning(self, name: str) -> Meaning:
+        """Return what an accuracy of ranks means."""
+        return next(score.meaning for score in self._scores if score.name == name)
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.

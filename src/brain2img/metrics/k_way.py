@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
+from brain2img.meaning import Meaning
 from brain2img.metrics.ranking import RankScore, chance_of_ranks, score_ranks
 from brain2img.records import Decoded
 
@@ -47,6 +48,10 @@ class KWay(Metric):
                              "metric.k_way.ways or metric.k_way.top5_ways.")
         self.names = tuple(f"top{top}_of_{k}" for top, k in asked)
         self._scores = [RankScore.named(name) for name in self.names]
+
+    def meaning(self, name: str) -> Meaning:
+        """Return what an accuracy of ranks means."""
+        return next(score.meaning for score in self._scores if score.name == name)
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -36,6 +37,8 @@ class MSE(Metric):
 
     names = ("mse",)
     needs = ("images",)
+    labels: Mapping[str, str] = {"mse": "MSE"}
+    decimals = 4
     higher_is_better = False
 
     def __init__(self, *, size: int | None = None, antialias: bool = True) -> None:

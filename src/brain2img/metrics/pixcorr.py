@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -48,6 +49,7 @@ class PixCorr(Metric):
     """
 
     needs = ("images",)
+    labels: Mapping[str, str] = {"pixcorr": "PixCorr", "pcc": "PCC"}
 
     def __init__(self, *, name: str = "pixcorr", size: int | None = None, antialias: bool = True) -> None:
         self.names = (name,)

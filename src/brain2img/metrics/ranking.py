@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from brain2img.meaning import Meaning
 from brain2img.metrics.intervals import bootstrap
 from brain2img.metrics.tables import (
     CHANCE_COLUMNS,
@@ -140,6 +141,9 @@ def rank_table(similarities: np.ndarray, truth: np.ndarray, *, direction: str = 
                          "candidates": candidates(truth, similarities.shape[1], direction=direction)})
 
 
+_NAME = r"top(\d+)(?:_of_(\d+))?"
+
+
 @dataclass(frozen=True)
 class RankScore:
     """An accuracy that follows from the rank of the truth: whether it is among the first.
@@ -161,9 +165,22 @@ class RankScore:
     @classmethod
     def named(cls, name: str) -> Self:
         """Return the score called "top1", "top5", "top1_of_50", ..., or "two_way"."""
-        found = re.fullmatch(r"top(\d+)(?:_of_(\d+))?", "top1_of_2" if name == "two_way" else name)
+        found = re.fullmatch(_NAME, "top1_of_2" if name == "two_way" else name)
         assert found is not None, f"{name} is no accuracy of ranks"
         return cls(name, int(found[1]), int(found[2]) if found[2] else None)
+
+    @staticmethod
+    def is_name(name: str) -> bool:
+        """Whether there is an accuracy of this name."""
+        return name == "two_way" or re.fullmatch(_NAME, name) is not None
+
+    @property
+    def meaning(self) -> Meaning:
+        """What it means: top-1, 50-way, ..., in per cent; what follows in its name stays."""
+        rest = re.sub(r"^(top\d+(_of_\d+)?|[a-z0-9]+_way)", "", self.name).replace("_", " ")
+        label = f"top-{self.top}" if self.among is None else f"top-{self.top} of {self.among}" if self.top > 1 else (
+            "two-way" if self.among == 2 else f"{self.among}-way")
+        return Meaning(label + rest, unit="%")
 
     def values(self, ranks: pd.DataFrame) -> np.ndarray:
         """Return the expected accuracy of each query over all orders of its ties, ``(n,)`` in [0, 1].

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
+from brain2img.meaning import Meaning
 from brain2img.metrics.ranking import SIMILARITIES, RankScore, chance_of_ranks, score_ranks
 from brain2img.records import Decoded
 
@@ -59,6 +60,10 @@ class Retrieval(Metric):
         self.similarity, self.of_concepts = similarity, gallery == "concepts"
         self.names = tuple(f"top{k}_concept" if self.of_concepts else f"top{k}" for k in ks)
         self._scores = [RankScore(name, top=k) for k, name in zip(ks, self.names, strict=True)]
+
+    def meaning(self, name: str) -> Meaning:
+        """Return what an accuracy of ranks means."""
+        return next(score.meaning for score in self._scores if score.name == name)
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -86,6 +87,7 @@ class SSIM(Metric):
     """
 
     needs = ("images",)
+    labels: Mapping[str, str] = {"ssim": "SSIM"}
 
     def __init__(self, *, kind: str = "field", name: str = "ssim", size: int | None = None,
                  antialias: bool = True) -> None:

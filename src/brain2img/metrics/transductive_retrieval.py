@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brain2img.interfaces import Metric
+from brain2img.meaning import Meaning
 from brain2img.metrics.ranking import (
     DIRECTIONS,
     RankScore,
@@ -129,6 +130,12 @@ class TransductiveRetrieval(Metric):
         self._scores = {way: [RankScore(f"top{k}_{way}", top=k) for k in ks]
                         for way in WAYS}
         self.names = (*(score.name for way in WAYS for score in self._scores[way]), *HUBNESS.values())
+
+    def meaning(self, name: str) -> Meaning:
+        """Return what a score means: accuracies of ranks, and hubness, which says nothing of whether they are right."""
+        if name in HUBNESS.values():
+            return Meaning(name.replace("_", " "), higher_is_better=False, descriptive=True)
+        return next(score.meaning for way in WAYS for score in self._scores[way] if score.name == name)
 
     def score(self, decoded: Decoded) -> pd.DataFrame:
         """Score every decoded row in every space, see `interfaces.Metric.score`; hubness is the same in every line.

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import writing
-from brain2img.report.figures import new_figure, styled
-from brain2img.report.style import PALETTE, interval, metric_label, number
+from brain2img.metrics.ranking import RankScore
+from brain2img.report.figures import Picture, new_figure, save_figure, styled
+from brain2img.report.page import Section, Table, write_sections
+from brain2img.report.style import PALETTE, number, with_interval
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<style>body{font:15px/1.5 sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:
-collapse}td,th{padding:.25em .9em;text-align:right;border-bottom:1px solid #ddd}td:first-child{text-align:left}
-img{max-width:100%}small{color:#666}</style><h1>{{ title }}</h1><p>{{ what }}</p>
-<img alt="Top-1 of every row" src="data:image/png;base64,{{ image }}">
-<table><tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}</tr>{% for line in lines %}<tr>{% for cell in line %}
-<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table><p><small>{{ how }}</small></p></html>
-"""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TOP1 = RankScore.named("top1").meaning
 HEAD = ("", "seeds", "validation", "minus recipe", "test", "minus recipe", "top-5, test")
 
 
@@ -39,24 +34,20 @@ def write_ablation(folder: Path, table: pd.DataFrame, *, facts: Mapping[str, Any
     facts
         What the page tells: study, subjects, n_train (training trials), ceiling (top-1 of the ideal observer or None).
     """
-    from jinja2 import Environment, StrictUndefined
-
-    image = figure(table[table["metric"] == "top1"], ceiling=facts["ceiling"])
-    with writing(folder / "ablation.png") as temporary:
-        temporary.write_bytes(image)
+    with styled():
+        drawn = figure(table[table["metric"] == "top1"], ceiling=facts["ceiling"])
+        uri = save_figure(drawn, folder / "ablation.png")
     galleries = {split: group.iloc[0] for split, group in table.groupby("split")}
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(PAGE).render(
-        title="One factor off at a time", head=HEAD, lines=lines(table), image=base64.b64encode(image).decode(),
-        what=f"Study {facts['study']}, {len(facts['subjects'])} subject(s), {facts['n_train']:,} training trials. "
+    write_sections(folder / "report.html", title="One factor off at a time", sections=[Section(
+        text=f"Study {facts['study']}, {len(facts['subjects'])} subject(s), {facts['n_train']:,} training trials. "
              + closed(table, ceiling=facts["ceiling"]),
-        how=f"{metric_label('top1')}, image from brain, among {galleries['val']['gallery']} validation and "
-            f"{galleries['test']['gallery']} test stimuli; {galleries['val']['repetitions']:g} and "
-            f"{galleries['test']['repetitions']:g} repetitions averaged; every query is scored alone. Means over "
-            "subjects and seeds (± standard deviation of the seeds), 95 % bootstrap intervals over stimuli, "
-            "differences paired by subject and stimulus, in points. An ensemble is the mean of similarities that were "
-            "standardised for each query alone.")
-    with writing(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        pictures=[Picture(uri, "Top-1 of every row", "")], tables=[Table(HEAD, lines(table))],
+        note=f"{TOP1.label}, image from brain, among {galleries['val']['gallery']} validation and "
+             f"{galleries['test']['gallery']} test stimuli; {galleries['val']['repetitions']:g} and "
+             f"{galleries['test']['repetitions']:g} repetitions averaged; every query is scored alone. Means over "
+             "subjects and seeds (± standard deviation of the seeds), 95 % bootstrap intervals over stimuli, "
+             "differences paired by subject and stimulus, in points. An ensemble is the mean of similarities that "
+             "were standardised for each query alone.")])
 
 
 def lines(table: pd.DataFrame) -> list[list[str]]:
@@ -68,12 +59,11 @@ def lines(table: pd.DataFrame) -> list[list[str]]:
         for split in ("val", "test"):
             line = mine.loc[(split, "top1")]
             spread = f" ± {100 * line['seed_sd']:.1f}" if np.isfinite(line["seed_sd"]) else ""
-            cells.append(f"{number(line['value'], metric='top1')}{spread} "
-                         f"[{interval(line['low'], line['high'], metric='top1')}]")
+            cells.append(with_interval(line, TOP1).replace(" [", f"{spread} [", 1))
             same = row == table["row"].iloc[0]
-            cells.append("" if same else f"{number(line['difference'], metric='top1', sign=True)} ["
-                         f"{interval(line['difference_low'], line['difference_high'], metric='top1', sign=True)}]")
-        found.append([*cells, number(mine.loc[("test", "top5")]["value"], metric="top5")])
+            cells.append("" if same else with_interval(line, TOP1, key="difference", sign=True, ends=(
+                "difference_low", "difference_high")))
+        found.append([*cells, number(mine.loc[("test", "top5")]["value"], TOP1)])
     return found
 
 
@@ -90,27 +80,24 @@ def closed(table: pd.DataFrame, *, ceiling: float | None) -> str:
             + ", ".join(f"{row} ({100 * shares[row]:.0f} %)" for row in best) + ".")
 
 
-def figure(table: pd.DataFrame, *, ceiling: float | None) -> bytes:
-    """Return a PNG: top-1 of every row on validation and test, with intervals; the recipe's as lines."""
+def figure(table: pd.DataFrame, *, ceiling: float | None) -> Figure:
+    """Draw top-1 of every row on validation and test, with intervals; the recipe's as lines."""
     rows = list(table["row"].drop_duplicates())
-    with styled():
-        drawn = new_figure(7.2, 0.9 + 0.34 * len(rows))
-        ax = drawn.add_subplot()
-        for shift, (split, colour) in enumerate((("val", PALETTE[3]), ("test", PALETTE[0]))):
-            mine = table[table["split"] == split].set_index("row").loc[rows]
-            y = np.arange(len(rows)) + 0.24 * (shift - 0.5)
-            x = 100 * mine["value"].to_numpy()
-            around = np.abs(100 * mine[["low", "high"]].to_numpy().T - x)
-            ax.errorbar(x, y, xerr=around, fmt="o", ms=4, lw=1.4, color=colour,
-                        label={"val": "validation", "test": "test"}[split])
-            ax.axvline(x[0], color=colour, lw=0.8, ls=":")
-        if ceiling is not None:
-            ax.axvline(100 * ceiling, color="#777777", lw=1, label="ideal observer (test)")
-        labels = table.drop_duplicates("row").set_index("row")["label"]
-        ax.set_yticks(range(len(rows)), [labels[row] for row in rows])
-        ax.invert_yaxis()
-        ax.set(xlabel="top-1, image from brain (%)", xlim=(0, None))
-        drawn.legend(loc="outside lower center", ncols=3)
-        buffer = io.BytesIO()
-        drawn.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    drawn = new_figure(7.2, 0.9 + 0.34 * len(rows))
+    ax = drawn.add_subplot()
+    for shift, (split, colour) in enumerate((("val", PALETTE[3]), ("test", PALETTE[0]))):
+        mine = table[table["split"] == split].set_index("row").loc[rows]
+        y = np.arange(len(rows)) + 0.24 * (shift - 0.5)
+        x = 100 * mine["value"].to_numpy()
+        around = np.abs(100 * mine[["low", "high"]].to_numpy().T - x)
+        ax.errorbar(x, y, xerr=around, fmt="o", ms=4, lw=1.4, color=colour,
+                    label={"val": "validation", "test": "test"}[split])
+        ax.axvline(x[0], color=colour, lw=0.8, ls=":")
+    if ceiling is not None:
+        ax.axvline(100 * ceiling, color="#777777", lw=1, label="ideal observer (test)")
+    labels = table.drop_duplicates("row").set_index("row")["label"]
+    ax.set_yticks(range(len(rows)), [labels[row] for row in rows])
+    ax.invert_yaxis()
+    ax.set(xlabel="top-1, image from brain (%)", xlim=(0, None))
+    drawn.legend(loc="outside lower center", ncols=3)
+    return drawn

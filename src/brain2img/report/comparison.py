@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from brain2img.artifacts import read_manifest
+from brain2img.meaning import MEANING, Meaning
 from brain2img.metrics.aggregate import differences
-from brain2img.report.figures import new_figure, styled, to_uri
+from brain2img.metrics.ranking import RankScore
+from brain2img.report.figures import Picture, new_figure, save_figure, styled
+from brain2img.report.page import Section, Table, write_sections
 from brain2img.report.reading import Member, Results
 from brain2img.report.style import (
     CONTROLS,
     GREY,
     IMAGES,
+    KIND,
     MEAN,
     Column,
     colours,
     column_label,
     decoder_label,
     generator_label,
-    is_lower_better,
-    is_percent,
     number,
 )
 
 log = logging.getLogger(__name__)
 
-PICTURES = {"two_way": "two-way", "pixcorr": "PixCorr"}
-"""Scores of pictures that have a column each: metric -> head."""
+PICTURES = {"two_way": RankScore.named("two_way").meaning, "pixcorr": Meaning("PixCorr")}
+"""Scores of pictures that have a column each."""
 TITLE = 60
 """Characters in a line of a panel's title."""
 
@@ -162,7 +164,7 @@ def _pictures(results: Results, member: Member) -> dict[str, Any]:
     found: dict[str, Any] = {"generator": first or ""}
     for metric in PICTURES:
         lines = mine[(mine["generator"] == first) & (mine["metric"] == metric)]
-        column = None if lines.empty else Column(*(lines.iloc[0][list(Column._fields)]))
+        column = None if lines.empty else Column.of_line(lines.iloc[0])
         record = None if column is None else results.record(member.study, member.decoder, column=column,
                                                             generator=first)
         for key, name in (("value", metric), ("low", f"{metric}_low"), ("high", f"{metric}_high")):
@@ -175,12 +177,11 @@ def _scores(results: Results, member: Member, column: Column) -> pd.DataFrame | 
     if results.scores is None:
         return None
     table = results.scores
-    lacking = [key for key in Column._fields if key not in table]
+    lacking = [key for key in (*KIND, *MEANING) if key not in table]
     if lacking:
-        raise ValueError(f"scores {results.folder}: expected columns {', '.join(Column._fields)}, got none of "
+        raise ValueError(f"scores {results.folder}: expected columns {', '.join((*KIND, *MEANING))}, got none of "
                          f"{', '.join(lacking)}: an older version wrote it. Evaluate it again with overwrite=true.")
-    kind = np.logical_and.reduce([table[key] == value for key, value in zip(Column._fields, column, strict=True)])
-    found = table[kind & (table["study"] == member.study) & (table["decoder"] == member.decoder)
+    found = table[column.among(table) & (table["study"] == member.study) & (table["decoder"] == member.decoder)
                   & (table["condition"] == "decoded")]
     most = found.groupby("subject")["repetitions"].transform("max")
     return found[found["repetitions"] == most] if len(found) else None
@@ -217,25 +218,25 @@ def table_of(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 HEADS = ("run", "decoder", "parameters", "subjects", "score", "chance", "noise / shuffled / mean", "minus {baseline}",
-         *PICTURES.values(), "training")
+         *(meaning.label for meaning in PICTURES.values()), "training")
 
 
 def cells(group: Group, *, baseline: str) -> tuple[list[str], list[list[str]]]:
     """Return the heads and the written cells of a group; the best score of the same subjects is bold (``**``)."""
-    metric, best = group.column.metric, _best(group)
+    meaning, best = group.column.meaning, _best(group)
     rows = []
     for i, line in enumerate(group.lines):
-        score = _with_interval(line["value"], line["low"], line["high"], metric=metric)
+        score = _with_interval(line["value"], line["low"], line["high"], meaning)
         apart = " (of {})".format(line["paired_subjects"]) if line["paired_subjects"] not in (
             0, len(line["subjects"])) else ""
         rows.append([
             line["run"], decoder_label(line["decoder"]),
             "–" if line["parameters"] is None else f"{line['parameters']:,}", str(len(line["subjects"])),
-            f"**{score}**" if i in best else score, number(line["chance"], metric=metric, bare=True),
-            " / ".join(number(line[c], metric=metric, bare=True) for c in CONTROLS),
-            _with_interval(line["difference"], line["difference_low"], line["difference_high"], metric=metric,
+            f"**{score}**" if i in best else score, number(line["chance"], meaning, bare=True),
+            " / ".join(number(line[c], meaning, bare=True) for c in CONTROLS),
+            _with_interval(line["difference"], line["difference_low"], line["difference_high"], meaning,
                            sign=True) + apart,
-            *(_with_interval(line[m], line[f"{m}_low"], line[f"{m}_high"], metric=m) for m in PICTURES),
+            *(_with_interval(line[m], line[f"{m}_low"], line[f"{m}_high"], of) for m, of in PICTURES.items()),
             _time(line["train_seconds"])])
     return [head.format(baseline=baseline) for head in HEADS], rows
 
@@ -246,17 +247,17 @@ def _best(group: Group) -> set[int]:
     for subjects in {tuple(sorted(line["subjects"])) for line in group.lines}:
         places = [i for i, line in enumerate(group.lines) if tuple(sorted(line["subjects"])) == subjects]
         if len(places) > 1:
-            sign = -1 if is_lower_better(group.column.metric) else 1
+            sign = group.column.meaning.sign
             found.add(max(places, key=lambda i: sign * group.lines[i]["value"]))
     return found
 
 
-def _with_interval(value: float, low: float, high: float, *, metric: str, sign: bool = False) -> str:
+def _with_interval(value: float, low: float, high: float, meaning: Meaning, *, sign: bool = False) -> str:
     """Write "41.7 [36.5, 47]", proportions in per cent."""
-    text = number(value, metric=metric, sign=sign, bare=True)
+    text = number(value, meaning, sign=sign, bare=True)
     if not (math.isfinite(value) and math.isfinite(low) and math.isfinite(high)):
         return text
-    ends = (number(end, metric=metric, sign=sign, bare=True) for end in (low, high))
+    ends = (number(end, meaning, sign=sign, bare=True) for end in (low, high))
     return f"{text} [{', '.join(ends)}]"
 
 
@@ -279,7 +280,7 @@ def markdown(groups: Sequence[Group], *, baseline: str) -> str:
 
 def note(groups: Sequence[Group]) -> str:
     """Return what a reader has to know of the tables."""
-    unit = "Proportions in per cent. " if any(is_percent(g.column.metric) for g in groups) else ""
+    unit = "Proportions in per cent. " if any(g.column.meaning.unit == "%" for g in groups) else ""
     of = ", ".join(dict.fromkeys(generator_label(line["generator"]) for g in groups for line in g.lines
                                  if line["generator"]))
     pictures = f" Pictures: {of}." if of else ""
@@ -288,15 +289,15 @@ def note(groups: Sequence[Group]) -> str:
             "studies, galleries or repetitions are not comparable.")
 
 
-def figure(groups: Sequence[Group]) -> Any:
+def figure(groups: Sequence[Group], *, baseline: str) -> Any:
     """Draw the scores as dots with intervals, one panel a group; chance is dashed."""
-    palette = colours([line["decoder"] for group in groups for line in group.lines])
+    palette = colours([line["decoder"] for group in groups for line in group.lines], baseline=baseline)
     heights = [0.8 + 0.3 * len(group.lines) + 0.2 * len(textwrap.wrap(group.title, TITLE)) for group in groups]
     with styled():
         drawn = new_figure(8.2, sum(heights))
         axes = drawn.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, group in zip(axes, groups, strict=True):
-            scale = 100.0 if is_percent(group.column.metric) else 1.0
+            scale = group.column.meaning.scale
             for y, line in enumerate(group.lines):
                 colour = palette[line["decoder"]]
                 if math.isfinite(line["low"]) and math.isfinite(line["high"]):
@@ -315,20 +316,10 @@ def figure(groups: Sequence[Group]) -> Any:
     return drawn
 
 
-def page(groups: Sequence[Group], *, name: str, baseline: str) -> str:
-    """Return a self-contained HTML page: figure and tables."""
-    parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(name)}</title><style>"
-             "body{font:15px sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse;margin:1em 0}"
-             "td,th{padding:.3em .7em;text-align:left;border-bottom:1px solid #ddd}img{max-width:100%}</style>",
-             f"<h1>{html.escape(name)}</h1>",
-             f"<img alt='Scores with intervals' src='{to_uri(figure(groups))}'>"]
-    for group in groups:
-        heads, rows = cells(group, baseline=baseline)
-        parts.append(f"<h2>{html.escape(group.title)}</h2><table><tr>"
-                     + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>")
-        for row in rows:
-            parts.append("<tr>" + "".join(
-                f"<td><b>{html.escape(cell.strip('*'))}</b></td>" if cell.startswith("**")
-                else f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
-        parts.append("</table>")
-    return "\n".join([*parts, f"<p>{html.escape(note(groups))}</p></html>", ""])
+def write_comparison(folder: Path, groups: Sequence[Group], *, name: str, baseline: str) -> None:
+    """Write ``compare.html``, a self-contained page of figure and tables, and ``compare.png`` into `folder`."""
+    with styled():
+        uri = save_figure(figure(groups, baseline=baseline), folder / "compare.png")
+    tables = [Table(*cells(group, baseline=baseline), title=group.title) for group in groups]
+    write_sections(folder / "compare.html", title=name, sections=[Section(
+        pictures=[Picture(uri, "Scores with intervals", "")], tables=tables, note=note(groups))])

@@ -7,11 +7,15 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from brain2img.artifacts import writing
+from brain2img.meaning import Meaning
+from brain2img.metrics.ranking import RankScore
 from brain2img.report.reading import Member, Results
 from brain2img.report.style import (
     CEILING,
@@ -21,8 +25,6 @@ from brain2img.report.style import (
     colours,
     column_label,
     decoder_label,
-    is_percent,
-    metric_label,
     modality_label,
 )
 
@@ -79,6 +81,13 @@ def to_uri(figure: Figure, *, dpi: int = 150) -> str:
     return image_uri(image)
 
 
+def save_figure(figure: Figure, path: Path) -> str:
+    """Write a figure as a PNG, and return it as a data URI for a page."""
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return to_uri(figure)
+
+
 def image_uri(image: Image, *, kind: str = "PNG") -> str:
     """Return a picture as a data URI."""
     buffer = io.BytesIO()
@@ -86,12 +95,8 @@ def image_uri(image: Image, *, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _scale(metric: str) -> float:
-    return 100.0 if is_percent(metric) else 1.0
-
-
-def _label(metric: str) -> str:
-    return metric_label(metric) + (" (%)" if is_percent(metric) else "")
+def _label(meaning: Meaning) -> str:
+    return meaning.label + (" (%)" if meaning.unit == "%" else "")
 
 
 def scores_figure(results: Results, study: str) -> Picture | None:
@@ -100,7 +105,7 @@ def scores_figure(results: Results, study: str) -> Picture | None:
     if column is None:
         return None
     members = results.members_of(study)
-    palette = colours(results.decoders)
+    palette = colours(results.decoders, baseline=results.baseline)
     lines: list[tuple[str, str, str, bool]] = [(m.decoder, "decoded", decoder_label(m.decoder), True) for m in members]
     if results.record(study, CEILING, column=column) is not None:
         lines.insert(0, (CEILING, "decoded", decoder_label(CEILING), True))
@@ -109,7 +114,7 @@ def scores_figure(results: Results, study: str) -> Picture | None:
     shown = [(line, r) for line, r in found if r is not None and math.isfinite(r["value"])]
     if not shown:
         return None
-    scale = _scale(column.metric)
+    scale = column.meaning.scale
     with styled():
         figure = new_figure(8.2, 0.75 + 0.3 * len(shown))
         ax = figure.add_subplot()
@@ -134,8 +139,8 @@ def scores_figure(results: Results, study: str) -> Picture | None:
         ax.set_ylim(len(shown) - 0.5, -1)
         ax.grid(axis="y", visible=False)
         head, about = column_label(column)
-        ax.set_xlabel(f"{head}{f' {about}' if about else ''}{' (%)' if is_percent(column.metric) else ''}")
-        if is_percent(column.metric):
+        ax.set_xlabel(f"{head}{f' {about}' if about else ''}{' (%)' if scale == 100 else ''}")
+        if scale == 100:
             ax.set_xlim(left=min(0.0, ax.get_xlim()[0] if chance > 0 else 0.0))
         uri = to_uri(figure)
     many = len(results.subjects(study)) > 1
@@ -143,7 +148,7 @@ def scores_figure(results: Results, study: str) -> Picture | None:
     controls = ("which should sit on the dashed line of chance" if kinds == {"analytic"} else
                 "of which “shuffled” should sit on the dashed line of chance; “mean” is what one guess for every image "
                 "reaches")
-    return Picture(uri, f"{metric_label(column.metric)} of decoders and controls, {study}", min_width=460, caption=(
+    return Picture(uri, f"{column.meaning.label} of decoders and controls, {study}", min_width=460, caption=(
         f"{'Means over subjects' if many else 'Scores'} (dots) with 95 % intervals (bars)"
         f"{', single subjects as ticks below' if many else ''}. Grey: controls, {controls}. A decoder is of use where "
         "its bar lies clear of them, and better than another where the table of differences says so, not where bars "
@@ -158,7 +163,7 @@ def training_figure(results: Results, study: str) -> Picture | None:
     if not logged:
         return None
     score = _validated(logged)
-    palette = colours(results.decoders)
+    palette = colours(results.decoders, baseline=results.baseline)
     with styled():
         figure = new_figure(8.2, 3.0)
         axes = figure.subplots(1, 2 if score else 1, squeeze=False)[0]
@@ -169,14 +174,14 @@ def training_figure(results: Results, study: str) -> Picture | None:
                                         (axes[-1], score, "-")):
                     if name and name in table:
                         curve = table.groupby("epoch")[name].mean().dropna()
-                        ax.plot(curve.index, curve * (_scale(score.split("/")[1]) if name == score else 1), style,
+                        ax.plot(curve.index, curve * (100 if name == score else 1), style,
                                 color=colour, alpha=alpha, lw=1.6, marker="." if len(curve) < 4 else "")
         axes[0].set(title="Loss", xlabel="epoch")
         axes[0].plot([], [], ":", color="#555555", label="training")
         axes[0].plot([], [], "-", color="#555555", label="validation")
         axes[0].legend()
         if score:
-            axes[1].set(title=f"Validation, {_label(score.split('/')[1])}", xlabel="epoch")
+            axes[1].set(title=f"Validation, {_label(RankScore.named(score.split('/')[1]).meaning)}", xlabel="epoch")
             for member, _ in logged:
                 axes[1].plot([], [], color=palette[member.decoder], label=decoder_label(member.decoder))
             axes[1].legend()
@@ -191,12 +196,11 @@ def training_figure(results: Results, study: str) -> Picture | None:
 
 
 def _validated(logged: Sequence[tuple[Member, list[pd.DataFrame]]]) -> str:
-    """Return the validation column to draw beside the loss: the headline metric where it was logged."""
+    """Return the validated accuracy to draw beside the loss, ``val/<accuracy>``: the headline's where it was logged."""
     names = [c for _, tables in logged for t in tables for c in t.columns
-             if c.startswith("val/") and "loss" not in c and t[c].notna().any()]
+             if c.startswith("val/") and RankScore.is_name(c.split("/")[1]) and t[c].notna().any()]
     wanted = logged[0][0].headline["metric"]
-    exact = [n for n in names if wanted and n.split("/")[1].startswith(wanted)]
-    return (exact or [n for n in names if is_percent(n.split("/")[1])] or [""])[0]
+    return ([n for n in names if n.split("/")[1] == wanted] or names or [""])[0]
 
 
 def _band(ax: Axes, table: pd.DataFrame, *, x: str, colour: str, scale: float, label: str, marker: str = "") -> None:
@@ -207,10 +211,10 @@ def _band(ax: Axes, table: pd.DataFrame, *, x: str, colour: str, scale: float, l
 
 
 def _curves(results: Results, table: pd.DataFrame, *, x: str, marker: str = ""
-            ) -> list[tuple[Figure, Axes, str, str]]:
+            ) -> list[tuple[Figure, Axes, str, Meaning]]:
     """Draw one figure per study of `table`: mean over subjects with its band, single subjects thin, chance dashed."""
     drawn = []
-    palette = colours(results.decoders)
+    palette = colours(results.decoders, baseline=results.baseline)
     for study in results.studies:
         rows = table[table["study"] == study]
         if rows.empty:
@@ -221,7 +225,8 @@ def _curves(results: Results, table: pd.DataFrame, *, x: str, marker: str = ""
         kinds.sort(key=lambda kind: sum(a == head[k] for k, a in (("metric", kind[0][0]), ("space", kind[0][-1]))),
                    reverse=True)
         name, rows = kinds[0]
-        metric, scale = str(name[0]), _scale(str(name[0]))
+        meaning = RankScore.named(str(name[0])).meaning
+        scale = meaning.scale
         figure = new_figure(8.2, 3.2)
         ax = figure.add_subplot()
         for decoder in dict.fromkeys(rows["decoder"]):
@@ -240,8 +245,8 @@ def _curves(results: Results, table: pd.DataFrame, *, x: str, marker: str = ""
         if len(chance):
             ax.axhline(scale * chance.iloc[0], color="#333333", ls="--", lw=1, label="chance")
         space = str(name[-1])
-        ax.set_ylabel(_label(metric) + (f"\nin {space}" if space else ""))
-        drawn.append((figure, ax, study, metric))
+        ax.set_ylabel(_label(meaning) + (f"\nin {space}" if space else ""))
+        drawn.append((figure, ax, study, meaning))
     return drawn
 
 
@@ -252,7 +257,7 @@ def time_course_figures(results: Results) -> list[Picture]:
     table = results.time_course.assign(ms=1000 * results.time_course["time"])
     pictures = []
     with styled():
-        for figure, ax, study, metric in _curves(results, table, x="ms"):
+        for figure, ax, study, meaning in _curves(results, table, x="ms"):
             width = 1000 * table.loc[table["study"] == study, "width"].dropna().median() if "width" in table else np.nan
             ax.axvline(0, color="#999999", lw=1)
             ax.set_xlabel("centre of the window, ms after the image comes on")
@@ -260,7 +265,7 @@ def time_course_figures(results: Results) -> list[Picture]:
             window = f"{width:.0f} ms wide" if math.isfinite(width) else "short"
             pictures.append(Picture(to_uri(figure), f"Time course of decoding, {study}", min_width=460, title=study,
                                     caption=(
-                f"{metric_label(metric)} of decoders that see one window ({window}) of the "
+                f"{meaning.label} of decoders that see one window ({window}) of the "
                 f"{modality_label(results.main(study).modality)} at a time. {_lines(table[table['study'] == study])} "
                 "Before the image comes on (0 ms) the curve has to lie on the dashed "
                 "line of chance, save for half a window.")))
@@ -281,7 +286,7 @@ def repetitions_figures(results: Results) -> list[Picture]:
         return []
     pictures = []
     with styled():
-        for figure, ax, study, metric in _curves(results, results.repetitions, x="repetitions", marker="o"):
+        for figure, ax, study, meaning in _curves(results, results.repetitions, x="repetitions", marker="o"):
             ticks = sorted(set(results.repetitions.loc[results.repetitions["study"] == study, "repetitions"]))
             if ticks[-1] >= 8 * max(ticks[0], 1):
                 ax.set_xscale("log")
@@ -291,7 +296,7 @@ def repetitions_figures(results: Results) -> list[Picture]:
             ax.legend()
             pictures.append(Picture(to_uri(figure), f"Accuracy over repetitions, {study}", min_width=460, title=study,
                                     caption=(
-                f"{metric_label(metric)} when the recordings of 1, 2, ... repetitions of a test image are averaged. "
+                f"{meaning.label} when the recordings of 1, 2, ... repetitions of a test image are averaged. "
                 f"{_lines(results.repetitions[results.repetitions['study'] == study])} A curve that "
                 "still climbs at its right end is limited by noise in the recordings; one that is "
                 "flat, by the decoder.")))

@@ -19,8 +19,6 @@ from brain2img.report.style import (
     count,
     decoder_label,
     generator_label,
-    is_lower_better,
-    metric_label,
     modality_label,
     number,
 )
@@ -152,7 +150,7 @@ def score_trials(results: Results, study: str) -> tuple[pd.DataFrame, str] | Non
         if values is None:
             return None
         table = values.rename("score").reset_index().assign(tie=0.0)
-        by, lower = f"the {metric_label(column.metric)} {name} reached", is_lower_better(column.metric)
+        by, lower = f"the {column.meaning.label} {name} reached", not column.meaning.higher_is_better
     trials = table.groupby(_KEYS, sort=False).agg(score=("score", "mean"), tie=("tie", "mean")).reset_index()
     trials = trials[np.isfinite(trials["score"])]
     trials = trials.assign(key=trials["score"] if lower else -trials["score"])
@@ -239,7 +237,8 @@ def build_grid(results: Results, study: str) -> Grid | None:
     title = f"{study}: {modality_label(main.modality)} of {count(n_subjects, simulated + 'subject')}"
     heads = trials["subject"].tolist() if n_subjects > 1 else [""] * len(trials)
     return Grid(study=study, title=title, how=how, reading=_reading(lines, said=said), heads=heads, groups=groups,
-                trials=trials, colours=colours(results.decoders), lines=lines)
+                lines=lines,
+                colours=colours(results.decoders, baseline=results.baseline), trials=trials)
 
 
 def _first(member: Member) -> str:
@@ -279,7 +278,7 @@ def _marks(results: Results, member: Member, trials: pd.DataFrame) -> list[str]:
     values = None if column is None else _trial_scores(results, member, column)
     if column is None or values is None:
         return [""] * len(trials)
-    return [f"{metric_label(column.metric)} {number(values[key], metric=column.metric)}" if key in values.index else ""
+    return [f"{column.meaning.label} {number(values[key], column.meaning)}" if key in values.index else ""
             for key in _keys(trials)]
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brain2img.artifacts import writing
 from brain2img.data.inspection import Inspection
 from brain2img.data.prepared import SPLITS, PreparedStudy
 from brain2img.report.drawing import font, wrapped
-from brain2img.report.figures import Picture, image_uri, new_figure, styled, to_uri
+from brain2img.report.figures import Picture, image_uri, new_figure, save_figure, styled
+from brain2img.report.page import Section, write_sections
 from brain2img.report.recordings import evoked_figure, noise_ceiling_figure, roi_figure
 from brain2img.report.style import PALETTE, modality_label
 
@@ -47,38 +45,24 @@ def write_inspection(folder: Path, study: PreparedStudy, found: Inspection, *, c
     pathlib.Path
         The page.
     """
-    from jinja2 import Environment, StrictUndefined
-
     with styled():
-        figure = _counts(study, found)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        uri = to_uri(figure)
-    with writing(folder / "check.png") as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        uri = save_figure(_counts(study, found), folder / "check.png")
     pictures = [Picture(uri, "Counts and amplitudes", min_width=620, caption=_CAPTION)]
     if study.has_images:
         pictures.append(_stimuli(study))
     drawn = (draw(study, study.subjects) for draw in (evoked_figure, roi_figure, noise_ceiling_figure))
     pictures += [picture for picture in drawn if picture is not None]
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-                           ).from_string(Path(__file__).with_name("inspection.html").read_text(encoding="utf-8"))
-    page = template.render(name=study.name, modality=modality_label(study.modality), found=found, pictures=pictures,
-                           command=command, advice=advice, style=_style())
+    sections = [Section("What is there", points=found.understood),
+                Section("What looks wrong, or needs a thought", warnings=found.wrong),
+                Section("What is missing, and what it costs", points=found.missing)]
     path = folder / "check.html"
-    with writing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_sections(
+        path, title=study.name,
+        subtitle=f"{modality_label(study.modality)}: what was understood of this study, before anything is trained",
+        sections=[*(section for section in sections if section.points or section.warnings),
+                  Section("What it looks like", pictures=pictures),
+                  Section("How to run it all", code=" ".join(command), points=advice)])
     return path
-
-
-def _style() -> str:
-    """Return the style of the report's page."""
-    from markupsafe import Markup
-
-    text = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
-    style = re.search(r"<style>.*?</style>", text, flags=re.DOTALL)
-    assert style, "the report's template has a style"
-    return Markup(style[0])
 
 
 _CAPTION = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from brain2img.meaning import Meaning
 from brain2img.report.reading import Results
 from brain2img.report.style import (
-    BASELINE,
     CAPTIONS,
     IMAGES,
     MADE_METRICS,
@@ -16,9 +16,7 @@ from brain2img.report.style import (
     decoder_label,
     generator_label,
     interval,
-    is_lower_better,
     listing,
-    metric_label,
     number,
     space_label,
 )
@@ -45,8 +43,7 @@ def alone(results: Results, study: str, decoder: str, *, column: Column, generat
     """Return the condition without a brain in which a generator does best, and its record."""
     found = [(c, results.record(study, decoder, column=column, condition=c, generator=generator)) for c in ALONE]
     there = [(c, r) for c, r in found if r is not None and math.isfinite(r["value"])]
-    sign = -1 if is_lower_better(column.metric) else 1
-    return max(there, key=lambda pair: sign * pair[1]["value"], default=None)
+    return max(there, key=lambda pair: column.meaning.sign * pair[1]["value"], default=None)
 
 
 def made_results(results: Results, study: str) -> list[str]:
@@ -64,39 +61,39 @@ def made_results(results: Results, study: str) -> list[str]:
         if not shown:
             continue
         shown = [(c, r) for c, r in shown if c.metric in TOLD] or shown[:3]
-        scores = [f"{_name(c)} {number(r['value'], metric=c.metric)} ({_beside(r, c)})" for c, r in shown]
+        scores = [f"{_name(c)} {number(r['value'], c.meaning)} ({_beside(r, c)})" for c, r in shown]
         lines.append(f"{word} by {generator_label(generator)} of what {decoder_label(decoder)} decoded: "
                      f"{listing(scores)}; {shown[0][1]['n']} test images per subject.")
         lines += _shares(results, study, decoder, [c for c, _ in shown], generator=generator)
-        best = [f"{_name(c)} {number(r['value'], metric=c.metric)}" for c, _ in shown if (r := results.record(
+        best = [f"{_name(c)} {number(r['value'], c.meaning)}" for c, _ in shown if (r := results.record(
             study, decoder, column=c, condition="true", generator=generator))]
         if best:
             lines.append(f"From the true embedding, as if decoding were perfect, it reaches {listing(best)}.")
         read = next((r for c, _ in shown if c.metric == "attribute_accuracy/kind"
                      and (r := results.record(study, STIMULI, column=c))), None)
         if read is not None:
-            lines.append(f"The judge names the object of {number(read['value'], metric=read['metric'])} of the stimuli "
+            lines.append(f"The judge names the object of {number(read['value'], Meaning.of(read))} of the stimuli "
                          "themselves.")
     return lines
 
 
 def _name(column: Column) -> str:
     by = f" by {space_label(column.space)}" if column.space else ""
-    return f"{metric_label(column.metric)}{by}"
+    return f"{column.meaning.label}{by}"
 
 
 def _beside(record: dict[str, Any], column: Column) -> str:
-    span = interval(record["low"], record["high"], metric=column.metric)
-    chance = f"chance {number(record['chance'], metric=column.metric)}" if math.isfinite(record["chance"]) else ""
+    span = interval(record["low"], record["high"], column.meaning)
+    chance = f"chance {number(record['chance'], column.meaning)}" if math.isfinite(record["chance"]) else ""
     return "; ".join(filter(None, (span and f"95 % interval {span}", chance)))
 
 
 def _shares(results: Results, study: str, decoder: str, columns: list[Column], *, generator: str) -> list[str]:
-    """Say of scores without a fixed chance level what is reached without a brain, and what ridge reaches."""
+    """Say of scores without a fixed chance level what is reached without a brain, and what the baseline reaches."""
     lines = []
     for column in [c for c in columns if c.metric != "two_way"]:
-        def value(record: dict[str, Any], metric: str = column.metric) -> str:
-            return number(record["value"], metric=metric)
+        def value(record: dict[str, Any], meaning: Meaning = column.meaning) -> str:
+            return number(record["value"], meaning)
 
         record = results.record(study, decoder, column=column, generator=generator)
         controls = [(c, results.record(study, decoder, column=column, condition=c, generator=generator))
@@ -105,8 +102,10 @@ def _shares(results: Results, study: str, decoder: str, columns: list[Column], *
         reached = [f"{value(r)} {words[c]}" for c, r in controls if r is not None]
         if record is None or not reached:
             continue
-        ridge = results.record(study, BASELINE, column=column, generator=generator) if decoder != BASELINE else None
-        beside = f" With ridge in {decoder_label(decoder)}'s place it is {value(ridge)}." if ridge is not None else ""
+        base = results.baseline
+        other = results.record(study, base, column=column, generator=generator) if decoder != base else None
+        beside = "" if other is None else (
+            f" With {decoder_label(base)} in {decoder_label(decoder)}'s place it is {value(other)}.")
         lines.append(f"Of {_name(column)} {value(record)}, it reaches {listing(reached)}: so much is the generator's "
                      f"own.{beside}")
     return lines

@@ -1,129 +1,71 @@
-"""The page: one self-contained HTML file made from the scores and the folders they came from."""
+"""How every page is made: one layout and style, filled with scores or with sections of text, figures and tables."""
 
 from __future__ import annotations
 
-import logging
-import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from brain2img.artifacts import writing
-from brain2img.report.drawing import draw_grid, save_grids
-from brain2img.report.figures import (
-    Picture,
-    image_uri,
-    repetitions_figures,
-    scores_figure,
-    time_course_figures,
-    training_figure,
-)
-from brain2img.report.grid import build_grid
-from brain2img.report.made import made_results
-from brain2img.report.reading import Results
-from brain2img.report.recordings import evoked_figure, noise_ceiling_figure, roi_figure
-from brain2img.report.regions import regions_figures
-from brain2img.report.sentences import main_result, warnings_of, what_was_run
-from brain2img.report.style import colours, decoder_label, modality_label
-from brain2img.report.tables import difference_table, score_tables
-from brain2img.report.volumes import importance_figures
-
-log = logging.getLogger(__name__)
+from brain2img.report.figures import Picture
 
 
-def write_report(folder: Path) -> Path:
-    """Write ``report.html`` and ``grid.png`` beside the scores.
+@dataclass(frozen=True)
+class Table:
+    """A table of text; a cell in ``**`` is bold.
 
     Parameters
     ----------
-    folder
-        ``outputs/scores/<name>/``, filled by the evaluate stage.
-
-    Returns
-    -------
-    pathlib.Path
-        The page. What the folders of the earlier stages lack is left out of it.
-
-    Raises
-    ------
-    ValueError
-        If ``summary.json`` is missing or names no member.
+    head
+        Heads of the columns.
+    lines
+        As many cells each.
+    title, note
+        What stands above and below it.
     """
-    from jinja2 import Environment, StrictUndefined
 
-    results = Results(folder)
-    grids = _grids(results)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page, shown in this order: title, text, warnings, a command, a list, pictures, tables, a note."""
+
+    title: str = ""
+    text: str = ""
+    warnings: Sequence[str] = ()
+    code: str = ""
+    points: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    note: str = ""
+
+
+def write_sections(path: Path, *, title: str, sections: Sequence[Section], subtitle: str = "") -> None:
+    """Write a self-contained HTML page of sections."""
+    write_page(path, "sections.html", title=title, subtitle=subtitle, sections=sections)
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a self-contained HTML page from a template of this folder.
+
+    Parameters
+    ----------
+    path
+        The page.
+    template
+        Name of the file; it fills ``page.html``, which needs a title and a subtitle.
+    **values
+        What the template asks for; one that is missing is an error.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                              loader=FileSystemLoader(Path(__file__).parent))
     environment.filters["tied"] = lambda text: text.replace(" %", "\u00a0%").replace(" ms", "\u00a0ms")
-    template = environment.from_string(Path(__file__).with_name("template.html").read_text(encoding="utf-8"))
-    studies = [_study(results, study, grid=grids.get(study)) for study in results.studies]
-    page = template.render(
-        name=results.summary.get("name") or results.folder.name,
-        created=str(results.summary.get("created") or "").replace("T", " ")[:16],
-        studies=studies, warnings=warnings_of(results), seen=any(s["grid"] or s["made"] for s in studies),
-        training=_present(training_figure(results, s) for s in results.studies),
-        recordings=_recordings(results), time_courses=time_course_figures(results),
-        repetitions=repetitions_figures(results),
-        voxels=[*regions_figures(results), *importance_figures(results)], differences=difference_table(results),
-        colours=colours(results.decoders), facts=_facts(results))
-    path = results.folder / "report.html"
     with writing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    log.info("report: %s (%.1f MB)", path, path.stat().st_size / 1e6)
-    return path
-
-
-def _present(pictures: Any) -> list[Picture]:
-    return [picture for picture in pictures if picture is not None]
-
-
-def _study(results: Results, study: str, *, grid: Picture | None) -> dict[str, Any]:
-    main = results.main(study)
-    return {"name": study, "modality": modality_label(main.modality), "facts": what_was_run(results, study),
-            "grid": grid, "sentences": main_result(results, study), "tables": score_tables(results, study),
-            "made": made_results(results, study), "figure": scores_figure(results, study)}
-
-
-def _grids(results: Results) -> dict[str, Picture]:
-    """Draw the grid of every study that has one; all of them together are ``grid.png``."""
-    from PIL import Image
-
-    drawn, pictures = [], {}
-    for study in results.studies:
-        grid = build_grid(results, study)
-        if grid is None:
-            continue
-        image = draw_grid(grid)
-        drawn.append(image)
-        small = image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS)
-        pictures[study] = Picture(image_uri(small, kind="WEBP"), f"Grid of stimuli and reconstructions, {study}",
-                                  title=study, min_width=820, caption=" ".join([grid.how, *grid.reading]))
-    if drawn:
-        save_grids(drawn, results.folder / "grid.png")
-    return pictures
-
-
-def _recordings(results: Results) -> list[Picture]:
-    pictures: list[Picture] = []
-    drawn: set[Path] = set()
-    for study in results.studies:
-        prepared = next((m.prepared for m in results.members_of(study) if m.prepared is not None), None)
-        if prepared is None or prepared.folder in drawn:
-            continue
-        drawn.add(prepared.folder)
-        subjects = [s for s in results.subjects(study) if s in prepared.specs] or prepared.subjects
-        pictures += _present(draw(prepared, subjects) for draw in (evoked_figure, roi_figure, noise_ceiling_figure))
-    return pictures
-
-
-def _facts(results: Results) -> dict[str, Any]:
-    summary = results.summary
-    stages = list(dict.fromkeys(stage for m in results.members for stage in m.seconds))
-    seconds = [{"study": m.study, "decoder": decoder_label(m.decoder),
-                "stages": [f"{m.seconds[s]:.1f}" if s in m.seconds else "" for s in stages]}
-               for m in results.members if m.seconds]
-    seeds = [f"{m.study}, {decoder_label(m.decoder)}: {', '.join(map(str, m.seeds()))}"
-             for m in results.members if m.seeds()]
-    return {"command": shlex.join(map(str, summary.get("command") or [])), "git": summary.get("git") or "",
-            "versions": ", ".join(f"{k} {v}" for k, v in (summary.get("versions") or {}).items()),
-            "stages": stages, "seconds": seconds, "seeds": seeds, "total": summary.get("seconds"),
-            "experiments": ", ".join(dict.fromkeys(m.experiment for m in results.members if m.experiment))}
+        temporary.write_text(environment.get_template(template).render(**values), encoding="utf-8")

@@ -13,19 +13,20 @@ import pandas as pd
 
 from brain2img.artifacts import Captions, Predictions, Reconstructions, read_json, read_manifest, read_table, reading
 from brain2img.data.prepared import PreparedStudy
-from brain2img.report.style import BASELINE, CEILING, MEAN, STIMULI, Column
+from brain2img.meaning import MEANING
+from brain2img.report.style import CEILING, KIND, MEAN, STIMULI, Column
 
 log = logging.getLogger(__name__)
 
 RECORD_KEYS = ("study", "subject", "modality", "decoder", "condition", "of", "generator", "space", "metric",
                "direction", "gallery", "repetitions", "transductive", "circular", "value", "low", "high", "n", "chance",
-               "chance_kind")
+               "chance_kind", *MEANING)
 DIFFERENCE_KEYS = ("study", "subject", "of", "generator", "metric", "space", "direction", "circular", "decoder",
-                   "baseline", "value", "low", "high", "n")
+                   "baseline", "value", "low", "high", "n", "gallery", "transductive", *MEANING)
 _TEXT = ("study", "subject", "modality", "decoder", "baseline", "condition", "of", "generator", "space", "metric",
-         "direction", "chance_kind")
-_WHOLE = ("gallery", "repetitions", "n")
-_FLAGS = ("transductive", "circular")
+         "direction", "chance_kind", "label", "unit")
+_WHOLE = ("gallery", "repetitions", "n", "decimals")
+_FLAGS = ("transductive", "circular", "higher_is_better", "descriptive")
 _KIND = ["study", "subject", "decoder", "condition", "of", "generator", "space", "metric", "direction", "gallery",
          "transductive"]
 
@@ -57,10 +58,13 @@ class Member:
         An entry of ``members`` in ``summary.json``.
     root
         The outputs folder.
+    baseline
+        Decoder that differences are taken to.
     """
 
-    def __init__(self, entry: Mapping[str, Any], *, root: Path) -> None:
+    def __init__(self, entry: Mapping[str, Any], *, root: Path, baseline: str) -> None:
         self.entry = entry
+        self.is_baseline = str(entry["decoder"]) == baseline
         self.root = root
         self.experiment = str(entry.get("experiment") or "")
         self.study = str(entry["study"])
@@ -71,11 +75,6 @@ class Member:
             key: str((entry.get("headline") or {}).get(key) or "") for key in ("space", "metric", "direction")}
         self._kept: dict[str, Any] = {}
         self.seconds: dict[str, float] = dict(entry.get("seconds") or {})
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether this is ridge."""
-        return self.decoder == BASELINE
 
     def _path(self, path: str | None) -> Path | None:
         if not path:
@@ -190,7 +189,8 @@ class Results:
         self.summary: dict[str, Any] = read_json(
             path, advice="Run the evaluate stage, with overwrite=true where the file is damaged.")
         root = (self.folder / self.summary.get("outputs", "../..")).resolve()
-        self.members = [Member(entry, root=root) for entry in self.summary.get("members", [])]
+        self.baseline = str(self.summary.get("baseline") or "")
+        self.members = [Member(entry, root=root, baseline=self.baseline) for entry in self.summary.get("members", [])]
         if not self.members:
             raise ValueError(f"{path}: expected at least one entry under members, got none. Run evaluate again.")
         self.all_records = records_of(self.summary)
@@ -249,9 +249,7 @@ class Results:
         """Return all kinds of score of a study (only those about `of`); the headline first, then those of its space."""
         table = self.records[(self.records["study"] == study) & ~self.records["decoder"].isin([CEILING, STIMULI])]
         table = table if of is None else table[table["of"] == of]
-        kinds = table[list(Column._fields)].drop_duplicates()
-        found = [Column(str(s), str(m), str(d), int(g), bool(t), str(o))
-                 for s, m, d, g, t, o in kinds.itertuples(index=False)]
+        found = [Column.of_line(line) for line in _dicts(table.drop_duplicates(list(KIND)))]
         head = self.main(study).headline
 
         def place(column: Column) -> tuple[bool, ...]:
@@ -276,8 +274,7 @@ class Results:
     def is_circular(self, study: str, column: Column) -> bool:
         """Tell whether a kind of score is circular for any decoder of a study."""
         table = self.records
-        kind = np.logical_and.reduce([table[key] == value for key, value in zip(Column._fields, column, strict=True)])
-        return bool(table.loc[kind & (table["study"] == study), "circular"].any())
+        return bool(table.loc[column.among(table) & (table["study"] == study), "circular"].any())
 
     def record(self, study: str, decoder: str, *, column: Column, condition: str = "decoded",
                subject: str | None = None, generator: str | None = None) -> dict[str, Any] | None:
@@ -325,8 +322,18 @@ def _of_subject(records: list[dict[str, Any]], subject: str | None) -> dict[str,
 
 
 def records_of(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the records of a summary as a table with `RECORD_KEYS`."""
-    return tidy(pd.DataFrame(summary.get("records") or []), RECORD_KEYS)
+    """Return the records of a summary as a table with `RECORD_KEYS`.
+
+    Raises
+    ------
+    ValueError
+        If they do not say what each score means.
+    """
+    table = pd.DataFrame(summary.get("records") or [])
+    if len(table) and not {*MEANING} <= {*table.columns}:
+        raise ValueError(f"summary of {summary.get('name')!r}: expected scores that say what they mean "
+                         f"({', '.join(MEANING)}), got some of another version. Evaluate again with overwrite=true.")
+    return tidy(table, RECORD_KEYS)
 
 
 def most_repetitions(records: pd.DataFrame) -> pd.DataFrame:

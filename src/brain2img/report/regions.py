@@ -9,7 +9,7 @@ import pandas as pd
 
 from brain2img.report.figures import Picture, new_figure, styled, to_uri
 from brain2img.report.reading import Results
-from brain2img.report.style import EMBEDDINGS, GREY, IMAGES, MEAN, Column, column_label, interval, is_percent, number
+from brain2img.report.style import EMBEDDINGS, GREY, IMAGES, MEAN, Column, column_label, number, with_interval
 
 SHOWN = ("two_way", "pixcorr", "attribute_accuracy")
 """Scores of pictures that stand beside the headline, where they are there."""
@@ -33,10 +33,7 @@ def _kinds(table: pd.DataFrame, headline: Mapping[str, str]) -> list[Kind]:
     for rows in found:
         if rows.empty:
             continue
-        row = rows.iloc[0]
-        column = Column(str(row["space"]), str(row["metric"]), str(row["direction"]), int(row["gallery"]), False,
-                        str(row["of"]))
-        kinds.append((column, rows.drop_duplicates(["region"]).set_index("region")))
+        kinds.append((Column.of_line(rows.iloc[0]), rows.drop_duplicates(["region"]).set_index("region")))
     return kinds
 
 
@@ -65,16 +62,14 @@ def regions_table(table: pd.DataFrame, *, headline: Mapping[str, str]) -> str:
     lines = [["set", "labels", "voxels", *(f"{_head(c)} (chance {_chance(rows, c)})" for c, rows in kinds)]]
     for region in kinds[0][1].index:
         row = kinds[0][1].loc[region]
-        cells = [f"{number(rows.loc[region, 'value'], metric=c.metric)} "
-                 f"[{interval(rows.loc[region, 'low'], rows.loc[region, 'high'], metric=c.metric)}]"
-                 if region in rows.index else "–" for c, rows in kinds]
+        cells = [with_interval(rows.loc[region], c.meaning) if region in rows.index else "–" for c, rows in kinds]
         lines.append([str(region), str(row["labels"]).replace("!", "not "), str(int(row["voxels"])), *cells])
     text = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([text[0], "|" + "---|" * len(lines[0]), *text[1:]])
 
 
 def _chance(rows: pd.DataFrame, column: Column) -> str:
-    return number(float(rows["chance"].mean()), metric=column.metric)
+    return number(float(rows["chance"].mean()), column.meaning)
 
 
 def _checked(table: pd.DataFrame, headline: Mapping[str, str]) -> Sequence[Kind]:
@@ -126,7 +121,7 @@ def _figure(table, kinds: Sequence[Kind]):
     figure = new_figure(8.2, 0.9 + 0.32 * len(names))
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for ax, (column, rows) in zip(axes, kinds, strict=True):
-        scale = 100.0 if is_percent(column.metric) else 1.0
+        scale = column.meaning.scale
         for y, name in enumerate(names):
             if name not in rows.index:
                 continue

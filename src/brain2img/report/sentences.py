@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from brain2img.meaning import Meaning
 from brain2img.report.reading import Member, Results
 from brain2img.report.style import (
-    BASELINE,
     CAPTIONS,
     CEILING,
     CONDITION_LABELS,
@@ -28,9 +28,7 @@ from brain2img.report.style import (
     decoder_label,
     generator_label,
     interval,
-    is_lower_better,
     listing,
-    metric_label,
     modality_label,
     number,
 )
@@ -88,7 +86,7 @@ def what_was_run(results: Results, study: str) -> list[str]:
             lines.append(f"{word}: {between(per['n'])} trials of {between(per['stimuli'])} images per subject{shown}.")
     else:
         lines.append(f"{modality} of {count(len(subjects), simulated + 'subject')}.")
-    names = [decoder_label(m.decoder) + (" (the linear baseline)" if m.is_baseline else "") for m in members]
+    names = [decoder_label(m.decoder) + (" (the baseline)" if m.is_baseline else "") for m in members]
     lines.append(f"{'Decoders' if len(names) > 1 else 'Decoder'}: {listing(names)}.")
     galleries = sorted({c.gallery for c in results.columns(study, of=EMBEDDINGS) if c.gallery > 1})
     table = results.records[(results.records["study"] == study)
@@ -112,8 +110,6 @@ def what_was_run(results: Results, study: str) -> list[str]:
 
 FEW_IMAGES = 60
 """Of fewer, leaving one out moves the mean of the others so much that scores without information fall."""
-DESCRIPTIVE = ("hubness",)
-"""What describes predictions and says nothing of whether they are right: no control is above chance in it."""
 PROTOCOLS = {
     "in_subject": "In-subject: one model for each subject, trained and tested on this subject alone.",
     "leave_one_subject_out": "Leave one subject out: each subject is decoded by a model that was trained on all others "
@@ -156,23 +152,23 @@ def _achievement(column: Column, value: str) -> str:
     if column.metric == "attribute_accuracy":
         return f"gets {value} of the attributes of the seen image right"
     where = f" in the space {column.space}" if column.space not in ("", "pixels") else ""
-    return f"reaches {metric_label(column.metric)} {value}{where}"
+    return f"reaches {column.meaning.label} {value}{where}"
 
 
-def is_above(low: float, high: float, chance: float, *, metric: str) -> bool:
+def is_above(low: float, high: float, chance: float, meaning: Meaning) -> bool:
     """Tell whether a whole interval is better than chance."""
-    return bool(high < chance - 1e-9) if is_lower_better(metric) else bool(low > chance + 1e-9)
+    return bool(low > chance + 1e-9) if meaning.higher_is_better else bool(high < chance - 1e-9)
 
 
 def is_alarming(record: Mapping[str, Any]) -> bool:
     """Tell whether a record of a control condition lies above chance where it must not."""
-    if record["condition"] not in CONTROLS or record["metric"].startswith(DESCRIPTIVE):
+    if record["condition"] not in CONTROLS or record["descriptive"]:
         return False
     # a picture that fits no image in particular may honestly be nearer to each than another image's reconstruction:
     # only re-pairing the decoded pictures themselves has to give what re-pairing gives
     if record["chance_kind"] != "analytic" and record["condition"] != "shuffled":
         return False
-    return is_above(record["low"], record["high"], record["chance"], metric=record["metric"])
+    return is_above(record["low"], record["high"], record["chance"], Meaning.of(record))
 
 
 def _versus_baseline(results: Results, study: str, member: Member, column: Column) -> str:
@@ -180,17 +176,16 @@ def _versus_baseline(results: Results, study: str, member: Member, column: Colum
     found = results.difference(study, member.decoder, column=column)
     if found is None or not math.isfinite(found["value"]):
         return ""
-    baseline = decoder_label(found["baseline"] or BASELINE)
-    metric = column.metric
-    span = interval(found["low"], found["high"], metric=metric, sign=True)
-    value = number(found["value"], metric=metric, sign=True)
+    baseline = decoder_label(found["baseline"])
+    meaning = column.meaning
+    span = interval(found["low"], found["high"], meaning, sign=True)
+    value = number(found["value"], meaning, sign=True)
     paired = f"paired difference {value}" + (f", 95 % interval {span}" if span else "")
-    lower, sign = is_lower_better(metric), -1 if is_lower_better(metric) else 1
-    low, high = sorted((sign * found["low"], sign * found["high"]))
+    low, high = sorted((meaning.sign * found["low"], meaning.sign * found["high"]))
     name = decoder_label(member.decoder)
     if not span:
         return f"Against {baseline}: {paired}; without an interval nothing follows from it."
-    better = " (lower is better)" if lower else ""
+    better = "" if meaning.higher_is_better else " (lower is better)"
     if low > 0:
         return f"{name} beats {baseline}: {paired}{better}."
     if high < 0:
@@ -205,7 +200,8 @@ def main_result(results: Results, study: str) -> list[str]:
     if column is None:
         head = results.main(study).headline["metric"]
         if any(c.metric == head and results.is_circular(study, c) for c in results.columns(study)):
-            return [f"{metric_label(head)} is circular here, so it is no result, and no other headline was chosen: see "
+            label = next(c.meaning.label for c in results.columns(study) if c.metric == head)
+            return [f"{label} is circular here, so it is no result, and no other headline was chosen: see "
                     "the warnings."]
         return ["The headline score is missing from the records."]
     lines = []
@@ -213,44 +209,44 @@ def main_result(results: Results, study: str) -> list[str]:
     who = (f"From {modality_label(members[0].modality)} of "
            f"{count(len(subjects), ('simulated ' if results.is_simulated(study) else '') + 'subject')}")
     ceiling = results.record(study, CEILING, column=column)
-    baseline = results.record(study, BASELINE, column=column)
+    baseline = results.record(study, results.baseline, column=column)
     for member in [m for m in members if not m.is_baseline] or members[:1]:
         record = results.record(study, member.decoder, column=column)
         name = decoder_label(member.decoder)
         if record is None or not math.isfinite(record["value"]):
-            lines.append(f"{name} has no score for {metric_label(column.metric)}.")
+            lines.append(f"{name} has no score for {column.meaning.label}.")
             continue
-        metric = column.metric
+        meaning = column.meaning
         notes = []
-        span = interval(record["low"], record["high"], metric=metric)
+        span = interval(record["low"], record["high"], meaning)
         if span:
             notes.append(f"95 % interval {span}")
         if math.isfinite(record["chance"]):
-            notes.append(f"chance {number(record['chance'], metric=metric)}")
+            notes.append(f"chance {number(record['chance'], meaning)}")
         # where chance is found by re-pairing, one guess for every image can be the harder mark
         guess = None if record["chance_kind"] == "analytic" else results.record(
             study, member.decoder, column=column, condition="mean")
         if guess is not None and math.isfinite(guess["value"]):
-            notes.append(f"the mean for every image {number(guess['value'], metric=metric)}")
+            notes.append(f"the mean for every image {number(guess['value'], meaning)}")
         if baseline is not None and not member.is_baseline:
-            notes.append(f"{decoder_label(BASELINE)} {number(baseline['value'], metric=metric)}")
+            notes.append(f"{decoder_label(results.baseline)} {number(baseline['value'], meaning)}")
         if ceiling is not None:
-            notes.append(f"{decoder_label(CEILING)} {number(ceiling['value'], metric=metric)}")
+            notes.append(f"{decoder_label(CEILING)} {number(ceiling['value'], meaning)}")
         if record["repetitions"] > 1:
             notes.append(f"{record['repetitions']} repetitions averaged")
-        if is_lower_better(metric):
+        if not meaning.higher_is_better:
             notes.append("lower is better")
         start = who if not lines else "From the same recordings"
-        lines.append(f"{start}, {name} {_achievement(column, number(record['value'], metric=metric))}"
+        lines.append(f"{start}, {name} {_achievement(column, number(record['value'], meaning))}"
                      + (f" ({'; '.join(notes)})" if notes else "") + ".")
         if span and math.isfinite(record["chance"]) and not is_above(record["low"], record["high"], record["chance"],
-                                                                     metric=metric):
+                                                                     meaning):
             lines.append(f"This is not above chance: it shows no information from the brain in {name}'s output.")
-        elif span and guess is not None and not is_above(record["low"], record["high"], guess["value"], metric=metric):
+        elif span and guess is not None and not is_above(record["low"], record["high"], guess["value"], meaning):
             lines.append("This is no better than giving the mean for every image.")
         if not member.is_baseline and baseline is not None:
             lines.append(_versus_baseline(results, study, member, column)
-                         or f"No paired difference to {decoder_label(BASELINE)} was computed.")
+                         or f"No paired difference to {decoder_label(results.baseline)} was computed.")
     return lines
 
 
@@ -260,13 +256,13 @@ def warnings_of(results: Results) -> list[Caveat]:
     table = results.records
     circular = table[table["circular"] & (table["condition"] == "decoded")]
     if len(circular):
-        names = listing(sorted({f"{metric_label(r.metric)} of {r.of}{f' in {r.space}' if r.space else ''}"
+        names = listing(sorted({f"{r.label} of {r.of}{f' in {r.space}' if r.space else ''}"
                                 for r in circular.itertuples()}))
         found.append(Caveat("Circular scores", f"Marked ↻ in the tables: {names}. The network behind this score is "
                               "also a target of the decoder and a condition of what made the pictures, which can raise "
                               "it without any better reading of the brain. Never the headline."))
     if table["transductive"].any():
-        names = listing(sorted({metric_label(m) for m in table.loc[table["transductive"], "metric"]}))
+        names = listing(sorted(set(table.loc[table["transductive"], "label"])))
         queries = between(table.loc[table["transductive"], "n"])
         found.append(Caveat("Transductive scores", f"Columns headed “transductive” ({names}) use the other test "
                               f"queries of the subject, {queries} without their labels, as well, which a decoder of "
@@ -281,7 +277,7 @@ def warnings_of(results: Results) -> list[Caveat]:
 
 def _controls(results: Results) -> list[Caveat]:
     table = results.records[results.records["condition"].isin(CONTROLS)]
-    table = table[~table["metric"].str.startswith(DESCRIPTIVE)]
+    table = table[~table["descriptive"]]
     table = table[np.isfinite(table["chance"]) & np.isfinite(table["low"]) & np.isfinite(table["high"])]
     if table.empty:
         return []
@@ -290,12 +286,13 @@ def _controls(results: Results) -> list[Caveat]:
         return []
 
     def line(r: Any) -> str:
-        head, sub = column_label(Column(r.space, r.metric, r.direction, r.gallery, r.transductive, r.of))
+        column = Column.of_line(r._asdict())
+        head, sub = column_label(column)
         who = "mean over subjects" if r.subject == MEAN else r.subject
         by = f" by {generator_label(r.generator)}" if r.generator else ""
         return (f"{r.study}, {who}, {decoder_label(r.decoder)}{by}, {CONDITION_LABELS[r.condition]}: {head} "
-                f"{f'({sub}) ' if sub else ''}{number(r.value, metric=r.metric)}, "
-                f"interval {interval(r.low, r.high, metric=r.metric)}, chance {number(r.chance, metric=r.metric)}")
+                f"{f'({sub}) ' if sub else ''}{number(r.value, column.meaning)}, "
+                f"interval {interval(r.low, r.high, column.meaning)}, chance {number(r.chance, column.meaning)}")
 
     # one interval in forty lies above by luck: what alarms is more than twice as many, of all rows or of the means
     groups = [(above, table), (above[above["subject"] == MEAN], table[table["subject"] == MEAN])]
@@ -320,10 +317,10 @@ def _above_ceiling(results: Results) -> list[Caveat]:
             best = ceiling["high"] if math.isfinite(ceiling["high"]) else ceiling["value"]
             for member in results.members_of(study):
                 record = results.record(study, member.decoder, column=column)
-                if record is not None and not is_lower_better(column.metric) and record["low"] > best + 1e-9:
-                    lines.append(f"{study}, {decoder_label(member.decoder)}: {metric_label(column.metric)} "
-                                 f"{number(record['value'], metric=column.metric)}, "
-                                 f"{decoder_label(CEILING)} {number(ceiling['value'], metric=column.metric)}")
+                if record is not None and column.meaning.higher_is_better and record["low"] > best + 1e-9:
+                    lines.append(f"{study}, {decoder_label(member.decoder)}: {column.meaning.label} "
+                                 f"{number(record['value'], column.meaning)}, "
+                                 f"{decoder_label(CEILING)} {number(ceiling['value'], column.meaning)}")
     if not lines:
         return []
     return [Caveat("Score above the ceiling", "No decoder can do better than the ideal observer, who knows how the "

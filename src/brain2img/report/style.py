@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-BASELINE = "ridge"
+import numpy as np
+import pandas as pd
+
+from brain2img.meaning import Meaning
+
 CEILING = "ceiling"
 STIMULI = "stimuli"
 """Name under which the scores of the stimuli themselves stand, as if they had been reconstructed without a fault."""
@@ -29,34 +33,41 @@ GENERATOR_LABELS = {
     "kandinsky": "latent diffusion", "kandinsky_low_level": "latent diffusion, low-level start",
     "pixels": "decoded pixels", "prefix": "prefix language model", "nearest_caption": "nearest training caption"}
 SPACE_LABELS = {"judge": "the judge", "judge_attributes": "the judge"}
-METRIC_LABELS = {
-    "top1": "top-1", "top5": "top-5", "two_way": "two-way", "fifty_way": "50-way", "pixcorr": "PixCorr",
-    "ssim": "SSIM", "mse": "MSE", "pcc": "PCC", "attribute_accuracy": "attributes right",
-    "attribute_accuracy/kind": "object right", "named_kind": "object named",
-    "named_kind_and_colour": "object and colour named", "rouge1": "ROUGE-1", "rougeL": "ROUGE-L",
-    **{f"bleu{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)}}
 MADE_METRICS = ("two_way", "attribute_accuracy/kind", "attribute_accuracy/colour", "attribute_accuracy", "pixcorr",
                 "pcc", "ssim", "mse", "named_kind_and_colour", "named_kind", "named_colour", "bleu4", "rougeL")
 """Scores of pictures and captions in the order in which tables and sentences name them; others follow."""
-PERCENT = ("top", "two_way", "fifty_way", "attribute_accuracy", "accuracy", "named")
-LOWER_IS_BETTER = ("mse", "rmse", "mae", "lpips", "hubness")
 DIRECTION_LABELS = {"image_from_brain": "image from brain", "brain_from_image": "brain from image"}
 PICTURE_DIRECTIONS = {"image_from_brain": "stimulus from picture", "brain_from_image": "picture from stimulus"}
 
 # Okabe and Ito's colours, which stay apart for every kind of colour blindness
 PALETTE = ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00")
-RIDGE_COLOUR, CEILING_COLOUR, GREY = "#E69F00", "#6A6A6A", "#9A9A9A"
+BASELINE_COLOUR, CEILING_COLOUR, GREY = "#E69F00", "#6A6A6A", "#9A9A9A"
 
 
 class Column(NamedTuple):
-    """One kind of score: what a column of the tables holds."""
+    """One kind of score: what a column of the tables holds, and what it means."""
 
     space: str
     metric: str
     direction: str
     gallery: int
     transductive: bool
-    of: str = EMBEDDINGS
+    of: str
+    meaning: Meaning
+
+    @classmethod
+    def of_line(cls, line: Mapping[str, Any]) -> Column:
+        """Return the kind of score that a line of a table holds."""
+        return cls(str(line["space"]), str(line["metric"]), str(line["direction"]), int(line["gallery"]),
+                   bool(line["transductive"]), str(line["of"]), Meaning.of(line))
+
+    def among(self, table: pd.DataFrame) -> pd.Series:
+        """Return which lines of a table are of this kind."""
+        return pd.Series(np.logical_and.reduce([table[key] == getattr(self, key) for key in KIND]), index=table.index)
+
+
+KIND = Column._fields[:-1]
+"""Columns of a table that tell one kind of score from another."""
 
 
 def decoder_label(decoder: str) -> str:
@@ -79,26 +90,6 @@ def modality_label(modality: str) -> str:
     return MODALITY_LABELS.get(modality, modality)
 
 
-def metric_label(metric: str) -> str:
-    """Return how a metric is written."""
-    if metric in METRIC_LABELS:
-        return METRIC_LABELS[metric]
-    for start, word in (("attribute_accuracy/", "right"), ("named_", "named")):
-        if metric.startswith(start):
-            return f"{metric.removeprefix(start).replace('_', ' ')} {word}"
-    return metric.replace("_", " ")
-
-
-def is_percent(metric: str) -> bool:
-    """Tell whether a metric is a proportion that is written in per cent."""
-    return metric.startswith(PERCENT)
-
-
-def is_lower_better(metric: str) -> bool:
-    """Tell whether a small value is a good one."""
-    return metric.startswith(LOWER_IS_BETTER)
-
-
 def column_label(column: Column) -> tuple[str, str]:
     """Return the two lines at the head of a column: the metric, and what it refers to."""
     parts = []
@@ -112,19 +103,23 @@ def column_label(column: Column) -> tuple[str, str]:
         parts.append(labels.get(column.direction, column.direction))
     if column.transductive:
         parts.append("transductive")
-    arrow = " ↓" if is_lower_better(column.metric) else ""
-    return metric_label(column.metric) + arrow, ", ".join(parts)
+    return head_of(column.meaning), ", ".join(parts)
 
 
-def number(value: float | None, *, metric: str, sign: bool = False, bare: bool = False) -> str:
+def head_of(meaning: Meaning) -> str:
+    """Return how a score is called at the head of a column, with an arrow where low is good."""
+    return meaning.label if meaning.higher_is_better else f"{meaning.label} ↓"
+
+
+def number(value: float | None, meaning: Meaning, *, sign: bool = False, bare: bool = False) -> str:
     """Write a score: "43.1 %" for proportions, "0.451" for others, "–" for a missing one.
 
     Parameters
     ----------
     value
         The score, proportions in [0, 1]; None or NaN where it is missing.
-    metric
-        Its metric.
+    meaning
+        What it means.
     sign
         Write a plus before positive values (for differences).
     bare
@@ -133,24 +128,30 @@ def number(value: float | None, *, metric: str, sign: bool = False, bare: bool =
     if value is None or not math.isfinite(value):
         return "–"
     plus = "+" if sign else ""
-    if is_percent(metric):
+    if meaning.unit == "%":
         text = f"{100 * value:{plus}.1f}"
         text = text[:-2] if text.endswith(".0") else text
         unit = "" if bare else (" points" if sign else " %")
     else:
-        digits = 4 if is_lower_better(metric) else 3
-        text, unit = f"{value:{plus}.{digits}f}", ""
+        text, unit = f"{value:{plus}.{meaning.decimals}f}", f" {meaning.unit}" if meaning.unit and not bare else ""
     if not float(text):
         text = text.lstrip("+-")
     return text.replace("-", "−") + unit
 
 
-def interval(low: float | None, high: float | None, *, metric: str, sign: bool = False) -> str:
+def interval(low: float | None, high: float | None, meaning: Meaning, *, sign: bool = False) -> str:
     """Write an interval, "40.1–46 %" or "−1.2 to 2.2 points"; "" where it is missing."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return ""
     dash = " to " if sign or min(low, high) < 0 else "–"
-    return number(low, metric=metric, sign=sign, bare=True) + dash + number(high, metric=metric, sign=sign)
+    return number(low, meaning, sign=sign, bare=True) + dash + number(high, meaning, sign=sign)
+
+
+def with_interval(line: Mapping[str, Any], meaning: Meaning, *, key: str = "value", ends: tuple[str, str] = (
+        "low", "high"), sign: bool = False) -> str:
+    """Write the score of a line of a table with its interval, "43.1 % [40.1–46 %]"."""
+    low, high = (line[end] for end in ends)
+    return f"{number(line[key], meaning, sign=sign)} [{interval(low, high, meaning, sign=sign)}]"
 
 
 def count(n: int, noun: str, *, plural: str | None = None) -> str:
@@ -170,8 +171,8 @@ def between(values: Iterable[int]) -> str:
     return "" if not found else str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def colours(decoders: Sequence[str]) -> dict[str, str]:
-    """Return one colour for every decoder; ridge and the ceiling keep theirs in every report."""
-    fixed = {BASELINE: RIDGE_COLOUR, CEILING: CEILING_COLOUR}
+def colours(decoders: Sequence[str], *, baseline: str) -> dict[str, str]:
+    """Return one colour for every decoder; the baseline and the ceiling keep theirs in every report."""
+    fixed = {baseline: BASELINE_COLOUR, CEILING: CEILING_COLOUR}
     others = [d for d in dict.fromkeys(decoders) if d not in fixed]
     return {**fixed, **{d: PALETTE[i % len(PALETTE)] for i, d in enumerate(others)}}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from brain2img.meaning import Meaning
 from brain2img.report.reading import most_repetitions, records_of
 from brain2img.report.style import (
-    BASELINE,
     CAPTIONS,
     CEILING,
     CONTROLS,
@@ -17,9 +17,8 @@ from brain2img.report.style import (
     MEAN,
     STIMULI,
     decoder_label,
+    head_of,
     interval,
-    is_lower_better,
-    metric_label,
     number,
 )
 
@@ -46,7 +45,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
     members: dict[str, list[Mapping[str, Any]]] = {}
     for member in summary.get("members", []):
         members.setdefault(member["study"], []).append(member)
-    made = _made_table(records, members)
+    made = _made_table(records, members, baseline=str(summary.get("baseline") or ""))
     return Group(_headline_table(records, members), *([made] if made is not None else []))
 
 
@@ -74,19 +73,20 @@ def _headline_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[st
         decoders = list(dict.fromkeys(m["decoder"] for m in found))
         if (mine["decoder"] == CEILING).any():
             decoders.append(CEILING)
-        metric = head.get("metric") or ""
+        meaning = Meaning.of(mine.iloc[0]) if len(mine) else Meaning(str(head.get("metric") or ""))
         gallery = int(mine.loc[mine["decoder"] != CEILING, "gallery"].max()) if len(mine) else 0
         # study and score share a column: eighty characters are all there is
-        names = [study, f"[dim]{metric_label(metric)}{' ↓' if is_lower_better(metric) else ''}"
+        names = [study, f"[dim]{head_of(meaning)}"
                  f"{f' of {gallery}' if gallery > 1 else ''}[/dim]"]
         for i in range(max(len(decoders), len(names))):
-            line = _line(mine[mine["decoder"] == decoders[i]], decoders[i], metric) if i < len(decoders) else []
+            line = _line(mine[mine["decoder"] == decoders[i]], decoders[i], meaning) if i < len(decoders) else []
             table.add_row(names[i] if i < len(names) else "", *line)
         table.add_section()
     return table
 
 
-def _made_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[str, Any]]]) -> Table | None:
+def _made_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[str, Any]]], *, baseline: str
+                ) -> Table | None:
     """Return the scores of pictures and captions by the first generator: decoders, then noise, chance and the truth."""
     found = records[records["of"].isin([IMAGES, CAPTIONS]) & ~records["circular"]
                     & records["direction"].isin(["", "image_from_brain"]) & (records["decoder"] != STIMULI)]
@@ -99,7 +99,7 @@ def _made_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[str, A
         table.add_column(head, justify="right", no_wrap=True)
     for study, entries in members.items():
         decoders = list(dict.fromkeys(m["decoder"] for m in entries))
-        first = next((d for d in decoders if d != BASELINE), decoders[0])
+        first = next((d for d in decoders if d != baseline), decoders[0])
         columns = [_by_decoder(found[(found["study"] == study) & (found["of"] == of) & (found["metric"] == metric)])
                    for of, metric, _ in shown]
         if not any(columns):
@@ -108,8 +108,8 @@ def _made_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[str, A
         lines += [("made from noise", "dim", first, "noise", "value"), ("chance", "dim", first, "decoded", "chance"),
                   ("from the truth", "dim", first, "true", "value")]
         for i, (name, style, decoder, condition, key) in enumerate(lines):
-            cells = [number(getattr(by[decoder, condition], key), metric=metric) if (decoder, condition) in by else ""
-                     for by, (_, metric, _) in zip(columns, shown, strict=True)]
+            records_there = [by.get((decoder, condition)) for by in columns]
+            cells = ["" if r is None else number(getattr(r, key), Meaning.of(r._asdict())) for r in records_there]
             if any(cells):
                 table.add_row(study if i == 0 else "", name, *cells, style=style)
         table.add_section()
@@ -139,15 +139,15 @@ def _headline_records(records: pd.DataFrame, head: Mapping[str, str]) -> pd.Data
     return found.sort_values("gallery", ascending=False, kind="stable").drop_duplicates(["decoder", "condition"])
 
 
-def _line(records: pd.DataFrame, decoder: str, metric: str) -> list[str]:
+def _line(records: pd.DataFrame, decoder: str, meaning: Meaning) -> list[str]:
     """Return the cells of one decoder: its name, score and interval, chance, controls."""
     by = {r.condition: r for r in records.itertuples()}
     decoded, name = by.get("decoded"), decoder_label(decoder)
     if decoded is None:
         return [name, "–"]
-    span = interval(decoded.low, decoded.high, metric=metric).removesuffix(" %")
+    span = interval(decoded.low, decoded.high, meaning).removesuffix(" %")
     style = "dim" if decoder == CEILING else "bold"
     return [f"[dim]{name}[/dim]" if decoder == CEILING else name,
-            f"[{style}]{number(decoded.value, metric=metric)}[/{style}]" + (f" [dim]\\[{span}][/dim]" if span else ""),
-            number(decoded.chance, metric=metric) if decoder != CEILING else "",
-            *(number(by[c].value, metric=metric) if c in by else "" for c in CONTROLS)]
+            f"[{style}]{number(decoded.value, meaning)}[/{style}]" + (f" [dim]\\[{span}][/dim]" if span else ""),
+            number(decoded.chance, meaning) if decoder != CEILING else "",
+            *(number(by[c].value, meaning) if c in by else "" for c in CONTROLS)]

@@ -11,7 +11,6 @@ from brain2img.report.made import ALONE, alone, made_columns
 from brain2img.report.reading import Results
 from brain2img.report.sentences import is_alarming
 from brain2img.report.style import (
-    BASELINE,
     CAPTIONS,
     CEILING,
     CONDITION_LABELS,
@@ -27,8 +26,6 @@ from brain2img.report.style import (
     decoder_label,
     generator_label,
     interval,
-    is_lower_better,
-    metric_label,
     number,
 )
 
@@ -139,8 +136,8 @@ def _alone(results: Results, study: str, decoder: str, *, columns: list[Column],
     if all(pair is None for pair in found):
         return []
     cells = [Cell(value="") if pair is None else Cell(
-        value=number(pair[1]["value"], metric=c.metric),
-        interval=interval(pair[1]["low"], pair[1]["high"], metric=c.metric))
+        value=number(pair[1]["value"], c.meaning),
+        interval=interval(pair[1]["low"], pair[1]["high"], c.meaning))
         for c, pair in zip(columns, found, strict=True)]
     return [Row(decoder="", label="the generator alone", kind="alone", cells=cells,
                 generator=generator_label(generator), condition=f"the better of {' and '.join(ALONE)}")]
@@ -149,7 +146,7 @@ def _alone(results: Results, study: str, decoder: str, *, columns: list[Column],
 def _chance(results: Results, study: str, column: Column, decoders: list[str]) -> str:
     """Return the chance level of a column, as a range where re-pairing gives each decoder its own."""
     records = (results.record(study, d, column=column) for d in decoders)
-    texts = sorted({number(r["chance"], metric=column.metric) for r in records
+    texts = sorted({number(r["chance"], column.meaning) for r in records
                     if r is not None and math.isfinite(r["chance"])})
     return "" if not texts else texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 
@@ -166,8 +163,8 @@ def _row(results: Results, study: str, decoder: str, *, condition: str, columns:
             cells.append(Cell(value=""))
             continue
         cells.append(Cell(
-            value=number(record["value"], metric=column.metric),
-            interval=interval(record["low"], record["high"], metric=column.metric),
+            value=number(record["value"], column.meaning),
+            interval=interval(record["low"], record["high"], column.meaning),
             mark="↻" if record["circular"] and condition == "decoded" else "",
             best=condition == "decoded" and decoder not in (CEILING, STIMULI) and not record["circular"]
             and _is_best(results, study, column, record, subject),
@@ -187,7 +184,7 @@ def _is_best(results: Results, study: str, column: Column, record: Mapping[str, 
     values = [r["value"] for r in records if r is not None and math.isfinite(r["value"])]
     if len(values) < 2:
         return False
-    return bool(record["value"] == (min(values) if is_lower_better(column.metric) else max(values)))
+    return bool(record["value"] == (max(values) if column.meaning.higher_is_better else min(values)))
 
 
 def _others(results: Results, study: str, columns: list[Column], makers: list[str]) -> list[dict[str, str]]:
@@ -198,12 +195,12 @@ def _others(results: Results, study: str, columns: list[Column], makers: list[st
             if record is None:
                 continue
             lines.append({
-                "metric": metric_label(column.metric), "about": column_label(column)[1],
+                "metric": column.meaning.label, "about": column_label(column)[1],
                 "generator": generator_label(generator),
                 "decoder": member.decoder, "label": decoder_label(member.decoder),
-                "value": number(record["value"], metric=column.metric) + (" ↻" if record["circular"] else ""),
-                "interval": interval(record["low"], record["high"], metric=column.metric),
-                "chance": number(record["chance"], metric=column.metric),
+                "value": number(record["value"], column.meaning) + (" ↻" if record["circular"] else ""),
+                "interval": interval(record["low"], record["high"], column.meaning),
+                "chance": number(record["chance"], column.meaning),
                 "chance_kind": record["chance_kind"]})
     return lines
 
@@ -218,17 +215,18 @@ def difference_table(results: Results) -> list[dict[str, Any]]:
         shown = found[found["subject"] == MEAN] if (found["subject"] == MEAN).any() else found
         headline = results.headline(study)
         for r in shown.itertuples():
-            low, high = sorted((r.low, r.high)) if not is_lower_better(r.metric) else sorted((-r.low, -r.high))
+            column = Column.of_line(r._asdict())._replace(gallery=0, transductive=False)
+            meaning = column.meaning
+            low, high = sorted((meaning.sign * r.low, meaning.sign * r.high))
             verdict = ("" if not math.isfinite(low + high) else "better" if low > 0 else "worse" if high < 0
                        else "no difference shown")
-            where = ", ".join(filter(None, column_label(Column(r.space, r.metric, r.direction, 0, False, r.of))[1:]))
             lines.append({
                 "study": study, "subject": "mean over subjects" if r.subject == MEAN and len(subjects) != 1
                 else subjects[0] if r.subject == MEAN else r.subject,
                 "decoder": r.decoder, "label": decoder_label(r.decoder),
-                "baseline": decoder_label(r.baseline or BASELINE), "metric": metric_label(r.metric), "about": where,
-                "value": number(r.value, metric=r.metric, sign=True) + (" ↻" if r.circular else ""),
-                "interval": interval(r.low, r.high, metric=r.metric, sign=True), "verdict": verdict,
+                "baseline": decoder_label(r.baseline), "metric": meaning.label, "about": column_label(column)[1],
+                "value": number(r.value, meaning, sign=True) + (" ↻" if r.circular else ""),
+                "interval": interval(r.low, r.high, meaning, sign=True), "verdict": verdict,
                 "headline": headline is not None and (r.metric, r.space, r.direction, r.of) == (
                     headline.metric, headline.space, headline.direction, headline.of),
                 "generator": generator_label(r.generator), "main": _is_main(results, r)})

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from brain2img.artifacts import writing
+from brain2img.metrics.ranking import RankScore
 from brain2img.records import SignalSpec
-from brain2img.report.figures import new_figure, styled, to_uri
+from brain2img.report.figures import Picture, new_figure, save_figure, styled
+from brain2img.report.page import Section, Table, write_sections
 from brain2img.report.recordings import topography
-from brain2img.report.style import MEAN, PALETTE, interval, metric_label, number
+from brain2img.report.style import MEAN, PALETTE, number, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,15 +25,6 @@ HOW = {"train": "the run's own decoder trained anew for each window or region, o
        "ridge": "ridge fitted anew for each window or region, on nothing else",
        "mask": "the trained run, with everything outside of a window or region set to 0, the training mean; it has "
                "never met such input, so low scores need not mean that little is there"}
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<style>body{font:15px/1.5 sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:
-collapse;margin:1em 0}td,th{padding:.25em .9em;text-align:right;border-bottom:1px solid #ddd}td:first-child,
-th:first-child{text-align:left}img{max-width:100%}small{color:#666}</style><h1>{{ title }}</h1><p>{{ what }}</p>
-{% for alt, uri, caption in pictures %}<h2>{{ alt }}</h2><img alt="{{ alt }}" src="{{ uri }}"><p><small>{{ caption }}
-</small></p>{% endfor %}{% for head, lines in tables %}<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}
-</tr>{% for line in lines %}<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-{% endfor %}<p><small>{{ how }}</small></p></html>
-"""
 
 
 def write_windows(folder: Path, tables: Mapping[str, pd.DataFrame], *, spec: SignalSpec,
@@ -52,25 +44,18 @@ def write_windows(folder: Path, tables: Mapping[str, pd.DataFrame], *, spec: Sig
     facts
         What the page tells: run, study, how, label.
     """
-    from jinja2 import Environment, StrictUndefined
-
     table = tables["windows"]
     shown = table[table["subject"] == (MEAN if (table["subject"] == MEAN).any() else table["subject"].iloc[0])]
-    pictures = []
     with styled():
-        for name, alt, drawn, caption in _figures(shown, tables, spec, regions):
-            with writing(folder / f"{name}.png") as temporary:
-                drawn.savefig(temporary, format="png", dpi=150)
-            pictures.append((alt, to_uri(drawn), caption))
+        pictures = [Picture(save_figure(drawn, folder / f"{name}.png"), title, caption, title)
+                    for name, title, drawn, caption in _figures(shown, tables, spec, regions)]
     n = table.loc[table["subject"] != MEAN, "subject"].nunique()
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(PAGE).render(
-        title=f"When and where: {facts['run']}", pictures=pictures, tables=[_scores(shown), _peaks(tables["peaks"])],
-        what=f"Study {facts['study']}, decoder {facts['label']}: {HOW[facts['how']]}.",
-        how=f"Image from brain among {int(table['gallery'].max())} test stimuli, cosine, all repetitions averaged; "
-            f"{'means over ' + str(n) + ' subjects' if n > 1 else 'one subject'}; 95 % bootstrap intervals over "
-            "stimuli, which say nothing about other subjects.")
-    with writing(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_sections(folder / "report.html", title=f"When and where: {facts['run']}", sections=[Section(
+        text=f"Study {facts['study']}, decoder {facts['label']}: {HOW[facts['how']]}.", pictures=pictures,
+        tables=[_scores(shown), _peaks(tables["peaks"])],
+        note=f"Image from brain among {int(table['gallery'].max())} test stimuli, cosine, all repetitions averaged; "
+             f"{'means over ' + str(n) + ' subjects' if n > 1 else 'one subject'}; 95 % bootstrap intervals over "
+             "stimuli, which say nothing about other subjects.")])
 
 
 def _figures(shown: pd.DataFrame, tables: Mapping[str, pd.DataFrame], spec: SignalSpec,
@@ -227,24 +212,22 @@ def _maps(drawn: Figure, grid: Any, row: int, arrays: Mapping[str, np.ndarray], 
     bar.outline.set_visible(False)
 
 
-def _scores(shown: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return head and lines of the table of all windows and regions."""
-    metrics = list(dict.fromkeys(shown["metric"]))
+def _scores(shown: pd.DataFrame) -> Table:
+    """Return the table of all windows and regions."""
+    meanings = {m: RankScore.named(m).meaning for m in dict.fromkeys(shown["metric"])}
     lines = []
     for (kind, name, space), group in shown[shown["kind"] != "sensor"].groupby(["kind", "name", "space"], sort=False):
         of = group.set_index("metric")
         unit = " ms" if kind in ("growing", "sliding") else ""
-        lines.append([f"{kind} {name}{unit}", space, *(
-            f"{number(of.at[m, 'value'], metric=m)} [{interval(of.at[m, 'low'], of.at[m, 'high'], metric=m)}]"
-            for m in metrics)])
+        lines.append([f"{kind} {name}{unit}", space, *(with_interval(of.loc[m], of_m) for m, of_m in meanings.items())])
     chance = shown.groupby("metric")["chance"].first()
-    return ["decoded from", "space", *(f"{metric_label(m)} (chance {number(chance[m], metric=m)})"
-                                       for m in metrics)], lines
+    return Table(["decoded from", "space", *(f"{meaning.label} (chance {number(chance[m], meaning)})"
+                                             for m, meaning in meanings.items())], lines)
 
 
-def _peaks(peaks: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return head and lines of the table of peaks and half maxima."""
+def _peaks(peaks: pd.DataFrame) -> Table:
+    """Return the table of peaks and half maxima."""
     words = {"peak": "peak", "half": "half maximum"}
-    return ["windows", "space", "what", "ms", "95 %"], [
+    return Table(["windows", "space", "what", "ms", "95 %"], [
         [p.kind, p.space, words[p.what] + (f", later than {p.later_than} by" if p.later_than else ""),
-         f"{1000 * p.time:.0f}", f"{1000 * p.low:.0f} to {1000 * p.high:.0f}"] for p in peaks.itertuples()]
+         f"{1000 * p.time:.0f}", f"{1000 * p.low:.0f} to {1000 * p.high:.0f}"] for p in peaks.itertuples()])

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from brain2img.artifacts import git_commit, open_folder, read_json, typed, versions, write_json, write_table
 from brain2img.metrics.aggregate import differences, records
-from brain2img.report.page import write_report
+from brain2img.report.scores import write_report
 from brain2img.report.style import CEILING, STIMULI
 from brain2img.stages.build import plain
 from brain2img.stages.collection import members
@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig) -> Path:
     summary = {
         "name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": typed(),
         "seconds": sum(sum(e["seconds"].values()) for e in entries), "git": git_commit(), "versions": versions(),
-        "records": records(scores, chance, generator=rng),
+        "baseline": str(cfg.baseline), "records": records(scores, chance, generator=rng),
         "differences": _differences(scores, baseline=cfg.baseline, generator=rng),
         "members": entries, "outputs": relative(root, folder.path)}
     write_table(folder.work / "scores.parquet", scores)

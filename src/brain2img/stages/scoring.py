@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from brain2img.artifacts import Captions, EmbeddingCache, Predictions, Reconstructions, read_manifest, read_table
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Metric, Space
+from brain2img.meaning import MEANING
 from brain2img.metrics.ranking import RankScore
 from brain2img.records import Decoded, EmbeddingSpec
 from brain2img.report.style import CAPTIONS, CEILING, EMBEDDINGS, IMAGES, STIMULI
@@ -240,6 +241,9 @@ class MemberScores:
             table = metric.score(shown).assign(**labels, transductive=metric.transductive)
             if "proportion" not in table:  # a metric may tell it line by line
                 table["proportion"] = metric.proportion
+            meanings = {name: asdict(metric.meaning(name)) for name in table["metric"].unique()}
+            table = table.assign(**{key: table["metric"].map({name: meanings[name][key] for name in meanings})
+                                    for key in MEANING})
             tables.append(table.assign(stimulus_id=ids[table["row"]], row=places[table["row"]],
                                        circular=table["space"].isin(circular)))
             if seed is not None:
@@ -292,7 +296,7 @@ def observer(study: PreparedStudy, *, label: str) -> Tables:
             "stimulus_id": ranks["stimulus_id"], "metric": score.name, "direction": ranks["direction"],
             "gallery": ranks["candidates"],
             "repetitions": ranks["repetitions"], "transductive": False, "circular": False,
-            "proportion": score.among is None, "value": score.values(ranks), "row": -1}))
+            **asdict(score.meaning), "proportion": score.among is None, "value": score.values(ranks), "row": -1}))
         keys = tables[-1].drop(columns=["stimulus_id", "value", "row"]).drop_duplicates()
         chances.append(keys.assign(chance=score.chance(keys["gallery"]), chance_kind="analytic"))
     return pd.concat(tables, ignore_index=True), pd.concat(chances, ignore_index=True)
