@@ -105,6 +105,8 @@ def test_an_unknown_command_and_settings_that_cannot_be_read_are_refused_from_py
         brain2img.compose("trian")
     with pytest.raises(ValueError, match=r"space: expected one value, got several"):
         brain2img.compose("train", "space=pixels,clip_small")
+    with pytest.raises(ValueError, match=r"got null for one\. Leave a group out with ~<group>, as in ~prior"):
+        brain2img.compose("train", "experiment=demo/fmri_ridge", "prior=null")
     with pytest.raises(AttributeError, match="expected one of Run, call, compose, open_run, got 'trian'"):
         brain2img.trian  # noqa: B018
 

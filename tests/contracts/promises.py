@@ -29,6 +29,7 @@ from brain2img.interfaces import (
     Space,
     SubjectAdapter,
 )
+from brain2img.meaning import Meaning
 from brain2img.records import BrainBatch, Decoded, Features, Grid, SignalSpec, Stimuli
 
 SCORE = {"row", "metric", "space", "direction", "gallery", "value"}
@@ -345,9 +346,15 @@ def check_metric(metric: Metric, decoded: Callable[[str], Decoded]) -> None:
     spread = table["chance"].groupby(KEYS)["value"].std().fillna(0)
     for key, best in means["perfect"].items():
         assert key in level.index, f"metric.chance: expected a line for {key}, got none"
-        if not spread[key] and means["chance"][key] not in (0, 1):
-            continue  # one number of all rows together (hubness), not a score of each
-        better = best - level[key] if metric.higher_is_better else level[key] - best
+        meaning = calls("metric.meaning", metric.meaning, key[0])
+        assert isinstance(meaning, Meaning), f"metric.meaning: expected a Meaning of {key[0]!r}, got {meaning!r}"
+        assert meaning.label, f"metric.meaning: expected a label of {key[0]!r}, got none"
+        if meaning.unit == "%":
+            values = pd.concat(scores.loc[scores["metric"] == key[0], "value"] for scores in table.values())
+            assert values.between(0, 1).all(), f"metric.unit: expected proportions of {key[0]!r} in [0, 1], got others"
+        if meaning.descriptive:
+            continue
+        better = meaning.sign * (best - level[key])
         assert better > 0, \
             f"metric.higher_is_better is wrong: {key} is {best:.3f} when perfect, chance {level[key]:.3f}"
         margin = 4.5 * max(spread[key], (level[key] * (1 - level[key])) ** 0.5 if 0 < level[key] < 1 else 0) / 60**0.5

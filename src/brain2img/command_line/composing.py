@@ -126,6 +126,9 @@ def said_of(error: BaseException) -> str:
         return (f"configuration: expected settings that can be resolved, got: {text.splitlines()[0]} "
                 f"(in {getattr(error, 'full_key', None) or 'the configuration'}). Correct the setting; --cfg job "
                 "prints all of them.")
+    if "Config group override must be" in text:  # Hydra does not say which
+        return ("command line: expected a choice for every group, got null for one. Leave a group out with ~<group>, "
+                "as in ~prior; one that takes several with <group>=[].")
     return f"command line: expected settings of configs/, got: {text}\nCorrect the name; --cfg job prints all settings."
 
 

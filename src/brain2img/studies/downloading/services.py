@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
-from brain2img import __version__
 from brain2img.studies.downloading.fetching import PartialFile, RemoteFile, Source
 
 _CHUNK = 2**16  # bytes; what is lost of one when a connection breaks is asked for again
 _TIMEOUT = 60  # s without a byte
-_HEADERS = {"User-Agent": f"brain2img/{__version__}", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": f"brain2img/{version('brain2img')}", "Accept-Encoding": "identity"}
 _LOG_IN = "Read its page; where it asks for it, accept its terms there and log in with `hf auth login`."
 
 
