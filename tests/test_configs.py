@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from brain2img.command_line.commands import COMMANDS
+from brain2img.command_line.composing import guard
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROOTS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
@@ -79,3 +80,48 @@ def test_two_choices_on_one_key_are_refused(command, choice, both):
     code, said = command("train", choice, "--cfg", "job")
     assert code == 1
     assert both in said
+
+
+def settings(*overrides):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("base", overrides=list(overrides)))
+
+
+@pytest.fixture
+def guarded():
+    guard()
+
+
+SWAPS = [("demo/eeg_atm", "encoder", "nice"), ("scenes_eeg/eeg_conformer", "encoder", "atm"),
+         ("scenes_meg/meg_decoder", "encoder", "simple_conv"), ("scenes/vit3d", "encoder", "residual_mlp"),
+         ("demo/fmri_mindbridge", "adapter", "subject_linear"), ("scenes_eeg/recipe", "adapter", "spatial_attention"),
+         ("scenes/brain_captioning", "decoder", "encoding"), ("scenes/mindeye", "prior", "diffusion"),
+         ("scenes_eeg/protocols/atm_joint", "study", "scenes_meg"), ("demo/eeg_atm", "trainer", "nice"),
+         ("mindbridge", "study", "things_eeg2"), ("scenes_eeg/nice_ga", "encoder", "atm_time")]
+
+
+@pytest.mark.parametrize(("experiment", "group", "choice"), SWAPS)
+def test_what_is_chosen_anew_never_takes_the_sizes_of_what_it_replaces(guarded, experiment, group, choice):
+    chosen = settings(f"experiment={experiment}", f"{group}={choice}")[group]
+    assert chosen == settings(f"{group}={choice}")[group]
+    assert chosen != settings(f"experiment={experiment}")[group]
+
+
+def test_what_is_chosen_again_keeps_the_sizes_of_the_experiment_and_what_was_typed_counts(guarded):
+    assert settings("experiment=demo/eeg_atm", "encoder=atm") == settings("experiment=demo/eeg_atm")
+    nice = settings("experiment=demo/eeg_atm", "encoder=nice", "encoder.bin=2")["encoder"]
+    assert nice == {**settings("encoder=nice")["encoder"], "bin": 2}
+    heads = settings("experiment=scenes/mindbridge", "head=[clip_linear,attributes_linear]")["head"]
+    assert set(heads) == {"clip_linear", "attributes_linear"}, "what the experiment says of the text head is gone"
+    assert heads["clip_linear"]["losses"]["mse"]["weight"] == 6.5
+    other = settings("experiment=scenes/mindbridge", "head=[clip_linear_contrastive]")["head"]
+    assert other == settings("head=[clip_linear_contrastive]")["head"]
+    spaces = settings("experiment=sttm", "space=[clip_small]")["space"]
+    assert set(spaces) == {"clip", "clip_backbone", "clip_global", "clip_text"}, "spaces of the experiment's own stay"
+
+
+def test_raw_files_are_given_in_one_way(command):
+    code, said = command("prepare", "study=nsd", "study.raw=somewhere", "--cfg", "job")
+    assert code == 1
+    assert "study.raw: expected raw files to be given in one way" in said
+    assert "Write raw=somewhere." in said

@@ -14,7 +14,7 @@ from promises import check_space
 
 from brain2img.interfaces import Space
 from brain2img.records import Stimuli
-from brain2img.stages.build import build, class_of
+from brain2img.stages.build import build_space, class_of
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,18 @@ def on_disk(config):
 
 @pytest.mark.parametrize(("key", "config"), parts("space"))
 def test_as_built(key, config, stimuli):
-    space = build(config, Space)
-    assert space.name == key, "the name of a space is its key"
+    assert "name" not in config, "its key is its name"
+    space = build_space(key, config)
+    assert space.name == key
     if on_disk(config):
-        check_space(space, stimuli, again=lambda: build(config, Space))
+        check_space(space, stimuli, again=lambda: build_space(key, config))
+
+
+def test_another_name_than_the_key_is_refused():
+    pixels = {"_target_": "brain2img.spaces.pixels.Pixels"}
+    assert build_space("small", pixels).name == "small"
+    with pytest.raises(ValueError, match=r"space\.small: expected its key to be its name, got name=other"):
+        build_space("small", {**pixels, "name": "other"})
 
 
 @pytest.mark.parametrize("cls", sorted({class_of(p.values[1], Space) for p in parts("space")}, key=str))

@@ -18,7 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from brain2img.artifacts import differences
@@ -50,6 +50,9 @@ def check_overrides(overrides: Sequence[str], *, sweeps: bool) -> None:
     parser = OverridesParser.create()
     for given in overrides:
         key, equals, value = given.partition("=")
+        if key.lstrip("+") == "study.raw":
+            raise RefusedError(f"study.raw: expected raw files to be given in one way, got {given}. Write "
+                               f"{argument('raw', value)}.")
         try:
             if parser.parse_override(given).is_sweep_override() and not sweeps:
                 raise RefusedError(f"{key}: expected one value, got several ({value}). A text with "
@@ -79,7 +82,9 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
             check_overrides(overrides, sweeps=run_mode == RunMode.MULTIRUN)
             cfg = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             if run_mode != RunMode.MULTIRUN:  # whose jobs are composed one by one
-                _check_keys(self, config_name, overrides, run_mode)
+                compose = functools.partial(load, self, config_name, run_mode=run_mode, from_shell=from_shell,
+                                            validate_sweep_overrides=validate_sweep_overrides)
+                _replace_what_was_chosen_anew(self, cfg, config_name, overrides, compose=compose)
             typed = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/", "hydra="))]
             chosen = [] if any(o.startswith("hydra=") for o in typed) else ["+hydra=default"]  # as every root does
             _check(cfg.hydra, load(self, None, [*chosen, *typed], run_mode, from_shell, validate_sweep_overrides).hydra)
@@ -93,19 +98,64 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     return load_configuration
 
 
-def _check_keys(loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode) -> None:
-    """Refuse two choices of a group that would land on one key, where the second would change parts of the first."""
+def _choices_of(loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> dict[tuple[str, str], str]:
+    """Return (package, key) -> the choice that it comes from: "encoder", "_target_" -> "encoder/atm".
+
+    Raises
+    ------
+    RefusedError
+        If two choices of a group would land on one key, where the second would change parts of the first.
+    """
     owners: dict[tuple[str, str], str] = {}
-    for chosen in loader.compute_defaults_list(config_name, overrides, run_mode).defaults:
+    for chosen in loader.compute_defaults_list(config_name, overrides, RunMode.RUN).defaults:
         group, _, choice = (chosen.config_path or "").rpartition("/")
         if not group or not chosen.package or group.startswith("hydra") or (chosen.parent or "").startswith(group):
             continue  # an experiment, which changes what was chosen, or what a choice is based on
         found = loader.repository.load_config(f"{group}/{choice}")
         for key in found.config if found is not None and OmegaConf.is_dict(found.config) else ():
-            other = owners.setdefault((chosen.package, str(key)), choice)
+            other = owners.setdefault((chosen.package, str(key)), f"{group}/{choice}").rpartition("/")[2]
             if other != choice:
                 raise RefusedError(f"{group}: expected choices with keys of their own, got {other} and {choice}, which "
                                    f"are both {key!r}. Choose one of them.")
+    return owners
+
+
+def _replace_what_was_chosen_anew(loader: ConfigLoaderImpl, cfg: DictConfig, config_name: str | None,
+                                  overrides: list[str], *, compose: Callable[..., DictConfig]) -> None:
+    """Give what was chosen in the place of an experiment's choice its own settings, not those of what it replaces.
+
+    An experiment sets the sizes of what it chooses: with ``encoder=nice`` those it has for ATM do not count, and with
+    ``head=[clip_nice]`` neither those of the heads that are left out.
+    """
+    typed = {o.lstrip("+").partition("=")[0]: o for o in overrides if not o.startswith("~")}
+    owners = _choices_of(loader, config_name, overrides)
+    groups = {key for key in typed if key.partition("@")[0] in {o.partition("/")[0] for o in owners.values()}}
+    if not groups or not any(key.split("@")[0] == "experiment" for key in typed):
+        return
+    before = _choices_of(loader, config_name, [o for key, o in typed.items() if key not in groups])
+    alone = compose([typed[key] for key in groups] + [
+        f"++{o.lstrip('+')}" for key, o in typed.items() if any(key.startswith(f"{group}.") for group in groups)])
+    for package in {group.partition("@")[2] or group for group in groups} & {package for package, _ in owners}:
+        own, node = alone.get(package), cfg.get(package)
+        if not (OmegaConf.is_dict(own) and OmegaConf.is_dict(node)):
+            continue
+        parts = "_target_" not in own and any(OmegaConf.is_dict(value) for value in own.values())
+        with open_dict(node):
+            if parts:
+                for key in list(node):
+                    if (package, str(key)) not in owners and "_target_" not in (node[key] or {}):
+                        del node[key]
+                changed = [key for key in node if (place := (package, str(key))) in owners
+                           and owners[place] != before.get(place)]
+            else:
+                same = {owner for (of, _), owner in owners.items() if of == package} == {
+                    owner for (of, _), owner in before.items() if of == package}
+                changed = [] if same else [*{*node, *own}]
+            for key in changed:
+                if key in own:
+                    node._set_item_impl(key, own._get_node(key))
+                else:
+                    del node[key]
 
 
 def said_of(error: BaseException) -> str:

@@ -63,7 +63,7 @@ class Request:
                    tuple(Path(s.path) for s in facts.runtime.config_sources if s.schema == "file"))
 
     def chose(self, key: str) -> bool:
-        """Whether this setting was typed as a whole: ``study=...``, not ``study.raw=...``."""
+        """Whether this setting was typed as a whole: ``study=...``, not ``study.seed=...``."""
         return key in map(self._key, self.overrides)
 
     def names(self, *keys: str) -> bool:

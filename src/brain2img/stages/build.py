@@ -223,7 +223,22 @@ def identity_of_study(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_spaces(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Space]:
     """Return the chosen spaces by name."""
-    return {name: build(config, Space) for name, config in plain(cfg["space"]).items()}
+    return {name: build_space(name, config) for name, config in plain(cfg["space"]).items()}
+
+
+def build_space(name: str, config: Mapping[str, Any]) -> Space:
+    """Return a space, whose name is the key that it was chosen under.
+
+    Raises
+    ------
+    ValueError
+        If it is given another name, or can have none.
+    """
+    named = "name" in constructor(class_of(config, Space)).parameters and "name" not in config
+    space: Space = build({**config, "name": name} if named else config, Space)
+    if space.name != name:
+        raise ValueError(f"space.{name}: expected its key to be its name, got name={space.name}. Leave name=... out.")
+    return space
 
 
 def build_metrics(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Metric]:
