@@ -91,7 +91,7 @@ def test_information_is_found_where_and_when_it_was_planted(planted, how):
         drops = mean.loc["sensor", "drop"].abs()
         assert set(drops.nlargest(2).index) <= set(INFORMED)
     page = (folder / "report.html").read_text()
-    assert "code: 200 to 300 ms (p = " in page
+    assert "code: 200 to 300 ms (p = " in page.replace("\u00a0", " ")
     assert (folder / "regions.png").stat().st_size > 5000
     assert windows(planted(how=how, sensors=how == "mask")) == folder, "finished: nothing is done again"
 

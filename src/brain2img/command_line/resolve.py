@@ -339,9 +339,10 @@ def ablation(cfg: DictConfig, request: Request) -> DictConfig:
     rows += [(key, key.replace("_", " "), other, (), few) for key, other in (settings.get("others") or {}).items()]
     composed = {}
     for key, label, name, overrides, seeds in rows:
-        configs = [_with(request.compose(f"experiment={name}", *overrides, f"seed={seed}",
-                                         without=("ablation", "experiment", "name", "seed", "overwrite")),
-                         name=f"{cfg.name}/{safe_name(key)}_seed-{seed}", conditions=["decoded"]) for seed in seeds]
+        row = request.compose(f"experiment={name}", *overrides,
+                              without=("ablation", "experiment", "name", "seed", "overwrite"))
+        configs = [_with(row, seed=seed, name=f"{cfg.name}/{safe_name(key)}_seed-{seed}", conditions=["decoded"])
+                   for seed in seeds]
         composed[key] = {"label": label, "configs": list(map(plain, configs))}
     return _with(cfg, ablation={**settings, "rows": composed})
 
