@@ -11,6 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from brain2img.command_line.commands import COMMANDS
 
@@ -71,6 +72,18 @@ def test_every_command_composes(page, composed):
                              if parsed.is_sweep_override() else word)
         if overrides:
             composed(COMMANDS[name].root or name, overrides)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "systems").glob("*.md")), ids=lambda p: p.stem)
+def test_every_switch_of_a_published_system_exists(page, composed):
+    """In the configuration of at least one of the experiments that the page names."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.S | re.M)
+    experiments = dict.fromkeys(re.findall(r"experiment=([\w/]+)", text_of(page)))
+    configs = [composed("base", [f"experiment={name}"]) for name in experiments]
+    switches = re.findall(r"(?<=[` ])([a-z_]+(?:\.[a-z_]\w*)+)(?:=[^` ]*)?(?=[` ])", text)
+    for switch in (s for s in switches if not s.endswith((".py", ".json"))):
+        parent, _, key = switch.rpartition(".")
+        assert any(key in (OmegaConf.select(config, parent) or ()) for config in configs), switch
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

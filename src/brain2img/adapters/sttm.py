@@ -17,7 +17,7 @@ class STTM(SubjectAdapter):
     """Linear, LayerNorm, GELU, Dropout and residual blocks of Linear, LayerNorm, GELU, Dropout, each subject's own.
 
     See Through Their Minds (STTM; arXiv:2403.06361, AAAI 2025, https://github.com/YulongBonjour/STTM). All that is
-    trained for a new subject there is this part: ``adapt.py mode=adapter``.
+    trained for a new subject there is this part: ``brain2img adapt mode=adapter``.
 
     Parameters
     ----------
