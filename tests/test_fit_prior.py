@@ -14,7 +14,7 @@ from brain2img.artifacts import Predictions
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split, at_most, averaged
 from brain2img.priors.affine import Affine
-from brain2img.stages.apply_prior import conditioned, row_generators
+from brain2img.stages.apply_prior import apply_prior, conditioned, row_generators
 from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.held_out import prior_predictions
 from brain2img.stages.predict import predict
@@ -26,6 +26,14 @@ SETTINGS = ["name=toy", "decoder=ridge", "decoder.cv=2", "space=[]", "head=[]", 
             "prior_fit.folds=3", "prior_fit.holdout=0.2", "conditions=[decoded,noise,shuffled,mean,'true']"]
 DIFFUSION = ["prior=diffusion", "prior.network.hidden=[16,8]", "prior.network.time_width=16", "prior.training.steps=20",
              "prior.training.batch_size=16", "prior.training.checkpoint_every=5", "batch_size=7"]
+
+
+def applied(cfg, condition):
+    """Return what is read under a condition once the prior is applied."""
+    if cfg.get("prior"):
+        apply_prior(cfg)
+    return conditioned(cfg, condition)
+
 
 
 @pytest.fixture
@@ -166,7 +174,7 @@ def test_the_prior_is_the_one_fitted_on_these_predictions(toy_run, tmp_path):
     predictions = Predictions(outputs(cfg) / "predictions" / "toy" / "out_of_fold")
     cache = fold_runs(cfg)[0].data().targets["code"]
     predict(cfg)
-    decoded, moved = Predictions(outputs(cfg) / "predictions" / "toy" / "decoded"), conditioned(cfg, "decoded")
+    decoded, moved = Predictions(outputs(cfg) / "predictions" / "toy" / "decoded"), applied(cfg, "decoded")
     for subject in ("sub-01", "sub-02"):
         rows = np.flatnonzero(predictions.rows["subject"] == subject)
         alone = Affine()
@@ -212,7 +220,7 @@ def test_the_prior_of_atm_is_fitted_on_either_source_and_sampled_from(toy_run, p
     assert manifest["source"] == label
     assert np.isfinite([line["prior"]["cosine"] for line in manifest["validation"]]).all()
     predict(cfg)
-    moved, plain = conditioned(cfg, "decoded"), Predictions(outputs(cfg) / "predictions" / "toy" / "decoded")
+    moved, plain = applied(cfg, "decoded"), Predictions(outputs(cfg) / "predictions" / "toy" / "decoded")
     rows = np.arange(len(plain.rows))
     assert not np.allclose(moved.embeddings("code", rows), plain.embeddings("code", rows), atol=0.1)
     assert (np.abs(moved.embeddings("code", rows)).max() <= 1) == (prior == "atm_published")
@@ -224,29 +232,29 @@ def test_true_and_mean_are_left_alone_and_shuffled_pairs_hold_the_decoded_sample
     predict(cfg)
     base = outputs(cfg) / "predictions" / "toy"
     for condition in ("true", "mean"):
-        assert conditioned(cfg, condition).folder == base / condition
-    decoded, shuffled, noise = (conditioned(cfg, c) for c in ("decoded", "shuffled", "noise"))
+        assert applied(cfg, condition).folder == base / condition
+    decoded, shuffled, noise = (applied(cfg, c) for c in ("decoded", "shuffled", "noise"))
     assert not np.allclose(decoded.embeddings("code"), Predictions(base / "decoded").embeddings("code"))
     assert noise.manifest["condition"] == "noise"
     places = shuffled.rows["array_row"].to_numpy()
     assert (places != np.arange(len(places))).all()
     assert np.array_equal(shuffled.embeddings("code"), decoded.embeddings("code")[places])
-    assert conditioned(cfg, "decoded").folder == decoded.folder
+    assert applied(cfg, "decoded").folder == decoded.folder
     cfg.prior = None
-    assert conditioned(cfg, "decoded").folder == base / "decoded"
+    assert applied(cfg, "decoded").folder == base / "decoded"
 
 
 def test_samples_do_not_depend_on_the_batch_and_follow_the_seed(toy_run):
     cfg = toy_run(*DIFFUSION)
     fit_prior(cfg)
     predict(cfg)
-    first = conditioned(cfg, "decoded")
+    first = applied(cfg, "decoded")
     samples = first.embeddings("code")
     shutil.rmtree(first.folder)
     cfg.batch_size = 20
-    np.testing.assert_allclose(conditioned(cfg, "decoded").embeddings("code"), samples, atol=1e-4)
+    np.testing.assert_allclose(applied(cfg, "decoded").embeddings("code"), samples, atol=1e-4)
     cfg.seed = 1
-    other = conditioned(cfg, "decoded")
+    other = applied(cfg, "decoded")
     assert other.folder != first.folder
     assert not np.allclose(other.embeddings("code"), samples, atol=1e-2)
     one, again = row_generators(3, [5])[0], row_generators(3, [4, 5])[1]
@@ -257,22 +265,24 @@ def test_another_prior_another_run_and_a_missing_one_are_noticed(toy_run):
     cfg = toy_run("prior=affine")
     predict(cfg)
     with pytest.raises(ValueError, match=r"prior .*priors/toy: expected a finished folder"):
-        conditioned(cfg, "decoded")
+        applied(cfg, "decoded")
     fit_prior(cfg)
-    first = conditioned(cfg, "decoded")
+    with pytest.raises(ValueError, match=r"predictions .*: expected the prior to be applied .* stage apply_prior"):
+        conditioned(cfg, "decoded")
+    first = applied(cfg, "decoded")
     cfg.prior.kind = "linear"
     with pytest.raises(ValueError, match=r"kind: 'moments' there, 'linear' asked for\nRun fit_prior with ov"):
-        conditioned(cfg, "decoded")
+        applied(cfg, "decoded")
     with pytest.raises(ValueError, match=r"config.prior.kind: 'moments' there"):
         fit_prior(cfg)
     cfg.overwrite = True
     fit_prior(cfg)
-    second = conditioned(cfg, "decoded")
+    second = applied(cfg, "decoded")
     assert second.manifest["id"] != first.manifest["id"]
     manifest = outputs(cfg) / "priors" / "toy" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "runs": ["another"], "id": "other"}))
     with pytest.raises(ValueError, match=r"expected one fitted for the run that made .*, got one of another run"):
-        conditioned(cfg, "decoded")
+        applied(cfg, "decoded")
 
 
 def test_an_interrupted_stage_goes_on_and_a_finished_one_is_left(toy_run, monkeypatch):
@@ -318,8 +328,13 @@ def test_from_the_command_line_over_the_folds_of_a_cross_validation(command, dig
         assert len(met) == len(test) == 25
         assert not met & test
     code, output = command("reconstruct", *prior, "conditions=[decoded,'true']")
+    assert code == 1
+    assert "Run the stage apply_prior first" in output
+    code, output = command("apply_prior", *prior, "conditions=[decoded,'true']")
     assert code == 0, output
     assert "apply prior to decoded: pixels" in output
+    code, output = command("reconstruct", *prior, "conditions=[decoded,'true']")
+    assert code == 0, output
     code, output = command("fit_prior", run)
     assert code == 1
     assert "prior: expected one to fit, got none" in output

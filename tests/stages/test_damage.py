@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
+from brain2img.stages.apply_prior import apply_prior
 from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate
 from brain2img.stages.fit_prior import fit_prior
@@ -49,7 +50,7 @@ def made(tmp_path_factory) -> Path:
     savemat(place / "digits.mat", {"fmriTrn": responses[:40], "fmriTest": responses[40:], "stimTrn": pictures[:40],
                                    "stimTest": pictures[40:], "labelTrn": labels[:40], "labelTest": labels[40:]})
     cfg = configuration(place / "outputs", place / "digits.mat")
-    for stage in (prepare, embed, train, predict, fit_prior, reconstruct):
+    for stage in (prepare, embed, train, predict, fit_prior, apply_prior, reconstruct):
         stage(cfg)
     return place
 
@@ -99,7 +100,7 @@ NEW = ("name=other",)
     ("priors/digit69/ridge/pixels/run-0*/prior.safetensors", flip, reconstruct, ("seed=1", "overwrite=true"),
      "fit_prior"),
     ("predictions/digit69/ridge/with_prior/decoded-*/pixels.npy", flip, reconstruct, ("overwrite=true",),
-     "reconstruct or caption makes it anew"),
+     "run the stage apply_prior again"),
     ("reconstructions/digit69/ridge/pixels/decoded/images/*.png", flip, evaluate, (), "reconstruct"),
     ("reconstructions/digit69/ridge/pixels/decoded/index.parquet", swap_rows, evaluate, (), "reconstruct"),
 ])

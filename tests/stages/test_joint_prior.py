@@ -10,7 +10,7 @@ import pytest
 
 from brain2img.artifacts import Predictions
 from brain2img.data.prepared import PreparedStudy
-from brain2img.stages.apply_prior import conditioned, row_generators
+from brain2img.stages.apply_prior import apply_prior, conditioned, row_generators
 from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.predict import predict
 from brain2img.stages.runs import fold_runs
@@ -22,6 +22,14 @@ SETTINGS = [
     "head.clip_backbone.space=code", "adapter=mindeye1", "encoder.width=16", "encoder.n_blocks=1",
     "prior.network.depth=1", "prior.network.heads=2", "prior.network.head_width=4", "trainer.max_epochs=3",
     "trainer.batch_size=32", "prior_fit.source=joint", "prior_fit.spaces=[code]", "batch_size=7"]
+
+
+def applied(cfg, condition):
+    """Return what is read under a condition once the prior is applied."""
+    if cfg.get("prior"):
+        apply_prior(cfg)
+    return conditioned(cfg, condition)
+
 
 
 @pytest.fixture
@@ -55,12 +63,12 @@ def test_predictions_go_through_the_prior_of_the_run(joint_run):
     (run,) = fold_runs(cfg)
     prior = run.decoder(run.data()).joint_priors()["code"]
     decoded = Predictions(outputs(cfg) / "predictions" / "toy" / "decoded")
-    made = conditioned(cfg, "decoded")
+    made = applied(cfg, "decoded")
     assert made.manifest["prior"] == manifest["source"]
     rows = np.arange(len(decoded.rows))
     expected = prior.sample(decoded.embeddings("code", rows), generators=row_generators(cfg.seed, rows))
     np.testing.assert_allclose(made.embeddings("code", rows), expected, atol=1e-4)
-    assert conditioned(cfg, "mean").folder.name == "mean"
+    assert applied(cfg, "mean").folder.name == "mean"
     # the stimuli that scored it are validation ones, decoded by the run itself
     scored = Predictions(outputs(cfg) / "predictions" / "toy" / "joint").rows
     assert set(pd.Series(scored["stimulus_id"]).str.split("-").str[0]) == {"val"}

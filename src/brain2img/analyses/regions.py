@@ -15,6 +15,7 @@ from brain2img.artifacts import open_folder, safe_name, write_table
 from brain2img.data.rois import roi_sets, voxels_of
 from brain2img.metrics.aggregate import records
 from brain2img.report.regions import regions_table, save_regions_figure
+from brain2img.stages.apply_prior import apply_prior
 from brain2img.stages.build import plain
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.features import PictureFeatures
@@ -85,6 +86,7 @@ def regions(cfg: DictConfig) -> Path:
         if settings["reconstruct"] and plain(cfg.get("reconstructor")):
             if member.get("prior"):
                 fit_prior(member)
+                apply_prior(member)
             reconstruct(member)
         scores, chance = MemberScores(member, root, features=features).score(seed=cfg.seed)
         # one seed for all sets: the same resamples, so that intervals of sets differ by their scores alone

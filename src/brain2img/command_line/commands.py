@@ -90,6 +90,11 @@ Predictions of stimuli a decoder has not seen -> a prior under outputs/priors, w
 
 brain2img fit_prior run=outputs/train/demo/fmri_ridge prior=affine
 brain2img fit_prior run=outputs/train/demo/eeg_atm prior=diffusion prior_fit.source=validation
+"""),
+    Command("apply_prior", CHAIN, "stages.apply_prior.apply_prior", root="base", help="""\
+Predictions + a fitted prior -> a sample of the prior for each, which reconstruct and caption then read.
+
+brain2img apply_prior run=outputs/train/demo/fmri_ridge prior=affine
 brain2img reconstruct run=outputs/train/demo/fmri_ridge prior=affine overwrite=true
 """),
     Command("reconstruct", CHAIN, "stages.reconstruct.reconstruct", root="base", help="""\

@@ -1,4 +1,4 @@
-"""What reconstructors and captioners read: predictions, moved onto the manifold where a prior was fitted."""
+"""Predictions + a prior -> predictions on the manifold of true embeddings, which reconstructors and captioners read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from brain2img.artifacts import (
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Prior
 from brain2img.stages.build import build_prior, plain
+from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import folder_of
+from brain2img.stages.workspace import conditions, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -35,45 +36,76 @@ FROM_BRAINS = ("decoded", "noise", "shuffled")
 """Conditions that a prior acts on; true and mean embeddings need none."""
 
 
-def conditioned(cfg: DictConfig, condition: str) -> Predictions:
-    """Return what reconstructors and captioners read under a condition.
+@for_each_member
+def apply_prior(cfg: DictConfig) -> list[Path]:
+    """Draw a sample of the prior for every decoded embedding; ``predictions/<name>/with_prior/<condition>-<hash>/``.
 
-    Without a prior these are the predictions. Else the prior draws one sample for each of them, once and for all, into
-    ``predictions/<name>/with_prior/<condition>-<hash>/``; its noise follows from the seed and the place of the
-    prediction alone, so that shuffled pairs hold the very samples of the decoded ones. Spaces without a prior are
-    handed on as they are. The id of the prior is part of the folder's own, so a changed prior is noticed.
+    Its noise follows from the seed and the place of the prediction alone, so that shuffled pairs hold the very samples
+    of the decoded ones. Spaces without a prior are handed on as they are. The id of the prior is part of the folder's
+    own, so a changed prior is noticed.
 
     Raises
     ------
     ValueError
-        If predictions or the prior are missing or unfinished, or the prior was fitted with other settings, for another
-        run, space or subject.
+        If no prior is chosen, predictions or the prior are missing or unfinished, or the prior was fitted with other
+        settings, for another run, space or subject.
+    """
+    if not cfg.get("prior"):
+        raise ValueError("prior: expected one to apply, got none. Choose one, as in prior=affine.")
+    return [_apply(cfg, condition) for condition in conditions(cfg) if condition in FROM_BRAINS]
+
+
+def conditioned(cfg: DictConfig, condition: str) -> Predictions:
+    """Return what reconstructors and captioners read under a condition: predictions, with the prior where there is one.
+
+    Raises
+    ------
+    ValueError
+        If the prior is missing or of other settings, or was not applied.
     """
     base = folder_of(cfg, "predictions", cfg.name)
-    predictions = Predictions(base / condition)
     if not cfg.get("prior") or condition not in FROM_BRAINS:
-        return predictions
+        return Predictions(base / condition)
+    place, _ = _with_prior(cfg, condition)
+    if not (place / "manifest.json").exists():
+        raise ValueError(f"predictions {base / condition}: expected the prior to be applied to them, got none in "
+                         f"{place.parent}. Run the stage apply_prior first, with the same settings.")
+    return Predictions(place)
+
+
+def _with_prior(cfg: DictConfig, condition: str) -> tuple[Path, dict[str, str]]:
+    """Return where predictions with the prior stand, and what they are made of."""
     place = folder_of(cfg, "priors", cfg.name)
     manifest = read_manifest(place, what="prior")
     lines = differences(manifest["config"]["prior"], plain(cfg.prior))
     if lines:
         raise ValueError(f"prior {place}: expected one of the settings asked for, got one of others:\n  "
                          + "\n  ".join(lines) + "\nRun fit_prior with overwrite=true, or correct prior=....")
-    inputs = {"predictions": predictions.manifest["id"], "prior": manifest["id"]}
-    folder = open_folder(base / "with_prior" / f"{condition}-{digest([inputs, cfg.seed], length=8)}",
-                         stage="apply_prior", config={"condition": condition, "seed": cfg.seed}, inputs=inputs)
-    if not folder.finished:
-        if condition == "shuffled":
-            decoded = conditioned(cfg, "decoded")
-            Predictions.write(folder.work, rows=predictions.rows, specs=decoded.specs,
-                              paths={space: decoded.array(space)[0] for space in decoded.specs})
-        else:
-            _check(predictions, manifest, place=place)
-            log.info("apply prior to %s: %s", condition, ", ".join(manifest["config"]["spaces"]))
-            _sample(folder, predictions, manifest, place=place, cfg=cfg)
-        folder.finish(**{key: predictions.manifest[key] for key in ("condition", "label", "run", "study_name")},
-                      prior=manifest["source"])
-    return Predictions(folder.path)
+    base = folder_of(cfg, "predictions", cfg.name)
+    predictions = read_manifest(base / condition, what="predictions")
+    inputs = {"predictions": predictions["id"], "prior": manifest["id"]}
+    return base / "with_prior" / f"{condition}-{digest([inputs, cfg.seed], length=8)}", inputs
+
+
+def _apply(cfg: DictConfig, condition: str) -> Path:
+    path, inputs = _with_prior(cfg, condition)
+    folder = open_folder(path, stage="apply_prior", config={"condition": condition, "seed": cfg.seed}, inputs=inputs)
+    if folder.finished:
+        return folder.path
+    predictions = Predictions(path.parent.parent / condition)
+    place = folder_of(cfg, "priors", cfg.name)
+    manifest = read_manifest(place, what="prior")
+    if condition == "shuffled":
+        decoded = Predictions(_apply(cfg, "decoded"))
+        Predictions.write(folder.work, rows=predictions.rows, specs=decoded.specs,
+                          paths={space: decoded.array(space)[0] for space in decoded.specs})
+    else:
+        _check(predictions, manifest, place=place)
+        log.info("apply prior to %s: %s", condition, ", ".join(manifest["config"]["spaces"]))
+        _sample(folder, predictions, manifest, place=place, cfg=cfg)
+    folder.finish(**{key: predictions.manifest[key] for key in ("condition", "label", "run", "study_name")},
+                  prior=manifest["source"])
+    return folder.path
 
 
 def prior_place(folder: Path, space: str, *, run: int, subject: str | None) -> Path:
