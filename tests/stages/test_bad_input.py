@@ -38,8 +38,8 @@ def refused(result, *parts):
 
 
 def test_missing_raw_file(command, tmp_path):
-    refused(command("data_prep/digit69.py", f"raw={tmp_path / 'nowhere.mat'}"), "study.raw: expected the MATLAB file",
-            "nowhere.mat, which is no file", "Give study.raw=")
+    refused(command("data_prep/digit69.py", f"raw={tmp_path / 'nowhere.mat'}"), "raw: expected the MATLAB file",
+            "nowhere.mat, which is no file", "Give raw=")
     refused(command("data_prep/digit69.py"), "got nothing")
     assert not (tmp_path / "outputs" / "prepared").exists()
 

@@ -377,7 +377,7 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
         Alljoined(form="bids")
     with pytest.raises(ValueError, match=r"study.subjects: expected different numbers"):
         Alljoined(subjects=[])
-    with pytest.raises(ValueError, match=r"study.raw: expected the folder of Alljoined-1.6M, got nothing"):
+    with pytest.raises(ValueError, match=r"raw: expected the folder of Alljoined-1.6M, got nothing"):
         Alljoined().prepare(None, tmp_path)
 
 

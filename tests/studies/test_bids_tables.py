@@ -248,7 +248,7 @@ def test_tables_that_are_none(tmp_path):
 
 
 def test_folders_that_are_no_dataset(data, tmp_path):
-    with pytest.raises(ValueError, match=r"study.raw: expected the folder of a BIDS dataset, got nothing"):
+    with pytest.raises(ValueError, match=r"raw: expected the folder of a BIDS dataset, got nothing"):
         BIDS().raw_id(None)
     with pytest.raises(ValueError, match=r"nowhere, which is no folder. Give raw=<folder>; docs/studies/bids.md"):
         BIDS().raw_id(tmp_path / "nowhere")

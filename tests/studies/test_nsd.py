@@ -380,7 +380,7 @@ def test_the_stage(nsd_sim, nsd_folder, composed):
     """The command's way: the folder is finished, and knows again what it was made of."""
     from brain2img.stages.prepare import prepare as stage
 
-    cfg = composed("prepare", "study=nsd", f"study.raw={nsd_folder('.nii.gz')}", "study.subjects=[1,4]",
+    cfg = composed("prepare", "study=nsd", f"raw={nsd_folder('.nii.gz')}", "study.subjects=[1,4]",
                    "study.sessions=early", "study.shared=982")
     folder = stage(cfg)
     study = PreparedStudy(folder)

@@ -291,7 +291,7 @@ def test_which_form_lies_there(nsd_sim, nsd_copy, tmp_path):
     study = prepare(raw, tmp_path / "b2", form="nifti", betas="betas_fithrf", subjects=[1])
     assert "(b2)" in study.specs["subj01"].filtered
     for nothing in (None, tmp_path / "nowhere"):
-        refused(nothing, tmp_path / "none", r"study.raw: expected the folder of the Natural Scenes Dataset, got")
+        refused(nothing, tmp_path / "none", r"raw: expected the folder of the Natural Scenes Dataset, got")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

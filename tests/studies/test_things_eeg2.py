@@ -399,7 +399,7 @@ def test_bad_arguments(changes, message):
 def test_bad_folders_and_numbers(source, tmp_path):
     (tmp_path / "p").mkdir()
     for changes, raw, message in (
-            ({}, None, "study.raw: expected the folder of THINGS-EEG2, got nothing"),
+            ({}, None, "raw: expected the folder of THINGS-EEG2, got nothing"),
             ({}, tmp_path / "gone", "gone, which is no folder"),
             ({"subjects": [7]}, source[1], "expected sub-07/ses-.* in it or in a folder of it, got nothing"),
             ({"images": "pictures"}, source[1], "pictures/training_images: expected images of different names"),

@@ -414,7 +414,7 @@ def test_arguments_and_folders_that_cannot_be_are_refused(raw, tmp_path):
         ThingsMEG(form="bids")
     with pytest.raises(ValueError, match=r"study.subjects: expected different numbers"):
         ThingsMEG(subjects=[1, 1])
-    with pytest.raises(ValueError, match=r"study.raw: expected the folder of THINGS-MEG .* got nothing"):
+    with pytest.raises(ValueError, match=r"raw: expected the folder of THINGS-MEG .* got nothing"):
         ThingsMEG().prepare(None, tmp_path)
     with pytest.raises(ValueError, match=r"preprocessed_P2-epo.fif: expected the published epochs of this subject"):
         prepare(raw["epochs"], tmp_path / "p", subjects=[1, 2])

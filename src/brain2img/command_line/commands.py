@@ -57,14 +57,14 @@ All stages of an experiment that are not finished, then the scores and the repor
 brain2img pipeline experiment=demo
 brain2img pipeline experiment=demo modalities=[meg] paths.outputs=<folder>
 brain2img pipeline experiment=demo study=nsd raw=<NSD>
-brain2img pipeline experiment=digit69 study.raw=<digit69_28x28.mat>
+brain2img pipeline experiment=digit69 raw=<digit69_28x28.mat>
 """),
     Command("prepare", CHAIN, "stages.prepare.prepare", root="base", help="""\
 Raw recordings and stimuli -> a prepared study under outputs/prepared.
 
 brain2img prepare experiment=demo
 brain2img prepare study=scenes_eeg study.n_subjects=10
-brain2img prepare study=digit69 study.raw=<digit69_28x28.mat>
+brain2img prepare study=digit69 raw=<digit69_28x28.mat>
 """),
     Command("embed", CHAIN, "stages.embed.embed", root="base", help="""\
 Stimuli -> embeddings of the chosen spaces under outputs/cache.
@@ -123,9 +123,9 @@ A published checkpoint -> a run under outputs/train that predict and the stages 
 
 The study must be prepared and its stimuli embedded. Every weight must find its place; the report stands in the run.
 
-brain2img import_weights weights=<file>.pth experiment=published/mindbridge_subj1257 study.raw=<NSD>
-brain2img import_weights weights=<file>.pth experiment=published/mindbridge_subj02
-brain2img import_weights weights=<file>.pth layout=atm experiment=published/atm_s_sub08 study.raw=<THINGS-EEG2>
+brain2img import_weights weights=<file>.pth experiment=published/mindbridge_subj1257 raw=<NSD>
+brain2img import_weights weights=<file>.pth experiment=published/mindbridge_subj01
+brain2img import_weights weights=<file>.pth layout=atm experiment=published/atm_s_sub08 raw=<THINGS-EEG2>
     encoder.published_slice=true
 """),
     Command("compare", ANALYSES, "analyses.compare.compare", completed="", help="""\

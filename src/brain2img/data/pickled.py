@@ -105,7 +105,7 @@ def read_pickled(path: Path, *, keys: tuple[str, ...]) -> dict[str, Any]:
         If the file is missing, truncated, not such a dictionary, or would run something.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: expected a pickled dictionary, got no such file. Fetch it, or correct study.raw.")
+        raise ValueError(f"{path}: expected a pickled dictionary, got no such file. Fetch it, or correct raw=...")
     values = _load(path, large_in_file=True)
     if values is None:
         values = _load(path, large_in_file=False)

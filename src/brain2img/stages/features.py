@@ -13,7 +13,7 @@ from brain2img.data.dataset import chunks
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Space
 from brain2img.records import EmbeddingSpec, Stimuli
-from brain2img.stages.build import build, plain
+from brain2img.stages.build import build_space, plain
 from brain2img.stages.progress import progress
 
 
@@ -34,10 +34,10 @@ class PictureFeatures:
     def spaces(self, cfg: DictConfig) -> dict[str, Space]:
         """Return the ``metric_space`` of a configuration by name; members that ask for the same share it."""
         chosen: Mapping[str, Any] = plain(cfg.get("metric_space")) or {}
-        for config in chosen.values():
-            if digest(config) not in self._built:
-                self._built[digest(config)] = build(config, Space)
-        return {name: self._built[digest(config)] for name, config in chosen.items()}
+        for name, config in chosen.items():
+            if digest([name, config]) not in self._built:
+                self._built[digest([name, config])] = build_space(name, config)
+        return {name: self._built[digest([name, config])] for name, config in chosen.items()}
 
     def specs(self, spaces: Mapping[str, Space], study: PreparedStudy) -> dict[str, EmbeddingSpec]:
         """Return what the features of each space are."""

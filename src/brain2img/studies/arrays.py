@@ -108,7 +108,7 @@ class Arrays(Study):
 
     def _existing(self, raw: Path | None) -> Path:
         if raw is None or not Path(raw).is_dir():
-            raise ValueError(f"study.raw: expected the folder with signals_<subject>.npy, trials.csv and stimuli/, got "
+            raise ValueError(f"raw: expected the folder with signals_<subject>.npy, trials.csv and stimuli/, got "
                              f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give raw=<folder>; "
                              "brain2img new_study raw=<new folder> writes an example.")
         return Path(raw).resolve()

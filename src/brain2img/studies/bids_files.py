@@ -82,7 +82,7 @@ def dataset_folder(raw: Path | None) -> Path:
         If there is none, or it holds no subjects.
     """
     if raw is None or not Path(raw).is_dir():
-        raise ValueError(f"study.raw: expected the folder of a BIDS dataset, got "
+        raise ValueError(f"raw: expected the folder of a BIDS dataset, got "
                          f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give raw=<folder>; "
                          "docs/studies/bids.md says what belongs into it.")
     raw = Path(raw).resolve()

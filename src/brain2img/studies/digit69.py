@@ -44,8 +44,8 @@ class Digit69(Study):
 
     def _existing(self, raw: Path | None) -> Path:
         if raw is None or not Path(raw).is_file():
-            raise ValueError(f"study.raw: expected the MATLAB file digit69_28x28.mat, got "
-                             f"{'nothing' if raw is None else f'{raw}, which is no file'}. Give study.raw=<file.mat>; "
+            raise ValueError(f"raw: expected the MATLAB file digit69_28x28.mat, got "
+                             f"{'nothing' if raw is None else f'{raw}, which is no file'}. Give raw=<file.mat>; "
                              "docs/studies/digit69.md says where to ask for it.")
         return Path(raw)
 

@@ -146,8 +146,8 @@ class NSD(Study):
 
     def _existing(self, raw: Path | None) -> Path:
         if raw is None or not Path(raw).is_dir():
-            raise ValueError(f"study.raw: expected the folder of the Natural Scenes Dataset, got "
-                             f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
+            raise ValueError(f"raw: expected the folder of the Natural Scenes Dataset, got "
+                             f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give raw=<folder>; "
                              "docs/studies/nsd.md says what belongs into it.")
         return Path(raw).resolve()
 

@@ -39,8 +39,8 @@ def raw_folder(raw: Path | None, *, of: str, notes: str) -> Path:
         If there is none.
     """
     if raw is None or not Path(raw).is_dir():
-        raise ValueError(f"study.raw: expected the folder of {of}, got "
-                         f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give study.raw=<folder>; "
+        raise ValueError(f"raw: expected the folder of {of}, got "
+                         f"{'nothing' if raw is None else f'{raw}, which is no folder'}. Give raw=<folder>; "
                          f"data_prep/{notes} says where to get it.")
     return Path(raw).resolve()
 
