@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from brain2img.command_line.commands import COMMANDS
 from brain2img.command_line.composing import guard
+from brain2img.interfaces import (
+    Augmentation,
+    Captioner,
+    Decoder,
+    Encoder,
+    Head,
+    Metric,
+    Prior,
+    Reconstructor,
+    Space,
+    SubjectAdapter,
+)
+from brain2img.stages.build import build_space, class_of, constructor
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROOTS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if p.stem != "base")
 ALONE = ("download", "new_study", "simulate", "train_small_backbones")  # these know no experiments
-EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
-                     for p in (CONFIGS / "experiment").rglob("*.yaml"))
+FILES = {str(p.relative_to(CONFIGS / "experiment").with_suffix("")): yaml.safe_load(p.read_text())
+         for p in sorted((CONFIGS / "experiment").rglob("*.yaml"))}
+EXPERIMENTS = [name for name in FILES if not name.startswith("base/")]  # what others are based on is none
+INTERFACES = {"adapter": SubjectAdapter, "augmentation": Augmentation, "captioner": Captioner, "decoder": Decoder,
+              "encoder": Encoder, "head": Head, "metric": Metric, "prior": Prior, "reconstructor": Reconstructor,
+              "space": Space}
+SWAPPED = ("encoder", "adapter", "decoder", "prior", "augmentation")
+
+
+def _bases(name: str) -> list[str]:
+    """Return the experiments that one is based on."""
+    listed = [d for d in FILES[name].get("defaults", []) if isinstance(d, str)]
+    return [d.removeprefix("/experiment/") for d in listed if d.startswith("/experiment/")]
+
+
+def _levels(name: str) -> int:
+    return max((1 + _levels(base) for base in _bases(name)), default=0)
 
 
 def _pairs() -> list:
@@ -34,13 +63,71 @@ def _pairs() -> list:
 
 @pytest.mark.parametrize(("root", "experiment"), _pairs())
 def test_roots_compose_with_experiments(root, experiment):
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        root = COMMANDS[root].root or root if root in COMMANDS else root
-        cfg = hydra.compose(root, overrides=[f"experiment={experiment}"] if experiment else [])
+    root = COMMANDS[root].root or root if root in COMMANDS else root
+    cfg = _composed(root, *([f"experiment={experiment}"] if experiment else []))
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["study"]["_target_"].startswith("brain2img.studies.")
     for member in itertools.chain(resolved["members"] or (), *resolved.get("by_modality", {}).values()):
         assert member in EXPERIMENTS
+    if not (resolved["members"] or resolved.get("by_modality")):
+        _fit(resolved)
+
+
+def _composed(root: str, *overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose(root, overrides=list(overrides))
+
+
+def _fit(cfg: dict) -> None:
+    """Check, without building parts at their sizes, that each takes its settings, and that heads fit the spaces."""
+    deep = class_of(cfg["decoder"], Decoder).has_parts
+    for group, interface in INTERFACES.items():
+        if not cfg.get(group) or (not deep and group in ("adapter", "augmentation", "encoder", "head")):
+            continue
+        for part in [cfg[group]] if "_target_" in cfg[group] else cfg[group].values():
+            constructor(class_of(part, interface)).bind_partial(**{k: v for k, v in part.items() if k != "_target_"})
+    if deep:
+        assert {head["space"] for head in cfg["head"].values()} == set(cfg["space"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_experiments_choose_and_set_no_size_of_a_part(name):
+    """What is set beside a choice would stay when another takes its place; it belongs into a choice of the group."""
+    assert not set(INTERFACES) & set(FILES[name]), "make a file of the group, based on the choice, and choose that"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_experiments_have_at_most_two_levels_above_them(name):
+    assert _levels(name) <= 2
+    if name.startswith("base/"):
+        assert not _bases(name), "a base is based on none"
+        assert "name" not in FILES[name], "a base is no experiment"
+
+
+def test_collections_stand_at_the_top_and_experiments_in_folders():
+    collections = {name for name, said in FILES.items() if {"members", "by_modality"} & set(said)}
+    assert collections == {name for name in FILES if "/" not in name}
+
+
+def _swaps() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield an experiment that chooses an encoder and another choice of every group, so that each choice has a turn."""
+    deep = [e for e in EXPERIMENTS if any("override /encoder" in d for d in FILES[e].get("defaults", ()))]
+    choices = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in SWAPPED}
+    for i in range(max(len(deep), *map(len, choices.values()))):
+        yield deep[i % len(deep)], {group: found[i % len(found)] for group, found in choices.items()}
+
+
+@pytest.mark.parametrize(("experiment", "chosen"), _swaps())
+def test_a_choice_brings_its_own_settings_alone(experiment, chosen):
+    cfg = _composed("base", f"experiment={experiment}", *(f"{group}={choice}" for group, choice in chosen.items()))
+    assert {group: cfg[group] for group in chosen} == {group: _own(group, choice) for group, choice in chosen.items()}
+
+
+def _own(group: str, choice: str) -> DictConfig:
+    """Return what a choice says, with what it is based on."""
+    said = OmegaConf.load(CONFIGS / group / f"{choice}.yaml")
+    bases = [_own(group, base) for base in said.pop("defaults", ()) if base != "_self_"]
+    return OmegaConf.merge(*bases, said)
 
 
 def test_every_root_is_based_on_base():
@@ -82,42 +169,76 @@ def test_two_choices_on_one_key_are_refused(command, choice, both):
     assert both in said
 
 
-def settings(*overrides):
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_container(hydra.compose("base", overrides=list(overrides)))
+def test_raw_files_are_given_in_one_way(command):
+    code, said = command("prepare", "study=nsd", "study.raw=/data/nsd")
+    assert code == 1
+    assert "study.raw: expected the raw files as raw=..., got study.raw=/data/nsd. Type raw=/data/nsd" in said
+
+
+def test_what_experiments_are_based_on_is_no_choice(command):
+    code, said = command("train", "experiment=base/pictures", "--cfg", "job")
+    assert code == 1
+    assert "got 'base/pictures'" in said
+
+
+@pytest.mark.parametrize("choice", sorted(p.stem for p in (CONFIGS / "space").glob("*.yaml")))
+def test_a_space_is_called_as_its_key(choice):
+    for key, config in OmegaConf.to_container(_composed("base", f"space=[{choice}]").space).items():
+        assert config.get("name", key) == key
+        if {"model", "pretrained"}.isdisjoint(config):  # needs no weights to be built
+            assert build_space(key, config).name == key
+
+
+def test_a_space_of_another_name_than_its_key_is_refused():
+    pixels = {"_target_": "brain2img.spaces.pixels.Pixels", "size": 4}
+    assert build_space("small", pixels).name == "small", "the key is enough"
+    with pytest.raises(ValueError, match=r"space\.small: expected its key as its name, got 'pixels'\. Leave out"):
+        build_space("small", {**pixels, "name": "pixels"})
+
+
+LAB = """# @package _global_
+defaults: [/experiment/demo/eeg_ridge, override /encoder: atm, override /adapter: subject_token, override /decoder: deep,
+  override /head: [attributes_projector, clip_projector], override /trainer: demo_eeg]
+encoder: {bin: 4, kernel: 6}
+head: {clip_projector: {width: 77}, attributes_projector: {width: 78}}
+space: {early: {_target_: brain2img.spaces.pixels.Pixels, size: 3}}
+trainer: {max_epochs: 3}
+study: {n_train: 7}
+name: lab
+"""
 
 
 @pytest.fixture
-def guarded():
+def lab(tmp_path):
+    """Return a function that composes the experiment of a lab that has written sizes of parts into it."""
     guard()
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "lab.yaml").write_text(LAB)
+
+    def settings(*overrides: str):
+        return OmegaConf.to_container(_composed("base", f"hydra.searchpath=[file://{tmp_path}]", *overrides))
+
+    return settings
 
 
-SWAPS = [("demo/eeg_atm", "encoder", "nice"), ("scenes_eeg/eeg_conformer", "encoder", "atm"),
-         ("scenes_meg/meg_decoder", "encoder", "simple_conv"), ("scenes/vit3d", "encoder", "residual_mlp"),
-         ("demo/fmri_mindbridge", "adapter", "subject_linear"), ("scenes_eeg/recipe", "adapter", "spatial_attention"),
-         ("scenes/brain_captioning", "decoder", "encoding"), ("scenes/mindeye", "prior", "diffusion"),
-         ("scenes_eeg/protocols/atm_joint", "study", "scenes_meg"), ("demo/eeg_atm", "trainer", "nice"),
-         ("mindbridge", "study", "things_eeg2"), ("scenes_eeg/nice_ga", "encoder", "atm_time")]
+@pytest.mark.parametrize(("group", "choice"), [("encoder", "nice"), ("adapter", "spatial_attention"), ("trainer", "nice"),
+                                               ("study", "scenes_meg"), ("head", "[clip_nice]")])
+def test_what_is_chosen_anew_never_takes_the_sizes_of_what_it_replaces(lab, group, choice):
+    chosen = lab("experiment=lab", f"{group}={choice}")[group]
+    assert chosen == lab(f"{group}={choice}")[group]
+    assert chosen != lab("experiment=lab")[group]
 
 
-@pytest.mark.parametrize(("experiment", "group", "choice"), SWAPS)
-def test_what_is_chosen_anew_never_takes_the_sizes_of_what_it_replaces(guarded, experiment, group, choice):
-    chosen = settings(f"experiment={experiment}", f"{group}={choice}")[group]
-    assert chosen == settings(f"{group}={choice}")[group]
-    assert chosen != settings(f"experiment={experiment}")[group]
-
-
-def test_what_is_chosen_again_keeps_the_sizes_of_the_experiment_and_what_was_typed_counts(guarded):
-    assert settings("experiment=demo/eeg_atm", "encoder=atm") == settings("experiment=demo/eeg_atm")
-    nice = settings("experiment=demo/eeg_atm", "encoder=nice", "encoder.bin=2")["encoder"]
-    assert nice == {**settings("encoder=nice")["encoder"], "bin": 2}
-    heads = settings("experiment=scenes/mindbridge", "head=[clip_linear,attributes_linear]")["head"]
-    assert set(heads) == {"clip_linear", "attributes_linear"}, "what the experiment says of the text head is gone"
-    assert heads["clip_linear"]["losses"]["mse"]["weight"] == 6.5
-    other = settings("experiment=scenes/mindbridge", "head=[clip_linear_contrastive]")["head"]
-    assert other == settings("head=[clip_linear_contrastive]")["head"]
-    spaces = settings("experiment=sttm", "space=[clip_small]")["space"]
-    assert set(spaces) == {"clip", "clip_backbone", "clip_global", "clip_text"}, "spaces of the experiment's own stay"
+def test_what_is_chosen_again_keeps_the_sizes_of_the_experiment_and_what_was_typed_counts(lab):
+    own = lab("experiment=lab")
+    assert (own["encoder"]["kernel"], own["head"]["clip_projector"]["width"]) == (6, 77)
+    assert lab("experiment=lab", "encoder=atm") == own
+    assert lab("experiment=lab", "encoder=nice", "encoder.bin=2")["encoder"] == {**lab("encoder=nice")["encoder"], "bin": 2}
+    assert lab("experiment=lab", "encoder={bin:5}")["encoder"] == {**own["encoder"], "bin": 5}
+    heads = lab("experiment=lab", "head=[clip_projector]")["head"]
+    assert heads == {"clip_projector": own["head"]["clip_projector"]}, "what is said of the other head is gone"
+    spaces = lab("experiment=lab", "space=[clip_small]")["space"]
+    assert set(spaces) == {"clip", "early"}, "a space of the experiment's own stays"
 
 
 def test_raw_files_are_given_in_one_way(command):

@@ -73,7 +73,7 @@ def test_every_command_has_its_function(name):
 def test_words_are_completed():
     assert candidates("brain2img tra").split() == ["train", "train_small_backbones"]
     assert "encoder=" in candidates("brain2img train enc").split()
-    assert candidates("brain2img train encoder=ni").split() == ["nice"]
+    assert candidates("brain2img train encoder=shallow_fbcsp_").split() == ["shallow_fbcsp_small"]
     assert candidates("brain2img train nothing=x") == ""
 
 

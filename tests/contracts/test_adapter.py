@@ -11,7 +11,7 @@ from brain2img.records import Grid
 from brain2img.stages.build import build, class_of
 from brain2img.volumes import VolumeGrid
 
-GRIDS = [("fmri", Grid(24, 1)), ("eeg", Grid(9, 250)), ("eeg", Grid(9, 125)), ("fmri", None)]
+GRIDS = [("fmri", Grid(24, 1)), ("eeg", Grid(9, 250)), ("eeg", Grid(9, 125)), ("eeg", Grid(24, 1)), ("fmri", None)]
 """Signals and the grid of an encoder; None: patches of a volume."""
 
 

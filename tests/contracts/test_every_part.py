@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
-import yaml
-from parts import CONFIGS, INTERFACES, parts
+from parts import CONFIGS, INTERFACES, content, parts
 
 import brain2img.interfaces as interfaces
 from brain2img.stages.build import class_of, constructor
@@ -35,4 +34,4 @@ def test_the_keys_of_a_file_are_arguments_of_its_class(group, key, config):
 @pytest.mark.parametrize("path", sorted(p for group in KEYED for p in (CONFIGS / group).rglob("*.yaml")),
                          ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_a_file_holds_one_part(path):
-    assert len(yaml.safe_load(path.read_text())) == 1, "one key per file"
+    assert len(content(path)) == 1, "one key per file"

@@ -8,6 +8,8 @@ from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 
+from brain2img.plugins import config_folders
+
 HELP = """
 Every setting can be given as key=value: name=, seed=, overwrite=true, paths.outputs=<folder>, trainer.max_epochs=5, ...
 --cfg job prints all of them as they would be used; -m with several values runs them one after the other.
@@ -26,8 +28,10 @@ def groups() -> list[Path]:
 
 
 def choices(folder: Path) -> list[str]:
-    """Return what there is to choose from in a group."""
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    """Return what there is to choose from in a group, here and in plug-ins; not what experiments are based on."""
+    found = {str(path.relative_to(place).with_suffix("")) for base in (CONFIGS, *config_folders())
+             for place in [base / folder.name] for path in place.rglob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("base/"))
 
 
 def no_place(error: BaseException) -> str:

@@ -21,7 +21,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from brain2img import plugins
 from brain2img.artifacts import differences
+from brain2img.plugins import config_folders
 from brain2img.stages.quoting import argument
 
 TARGETS = (
@@ -80,6 +82,7 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
                            from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
         try:
             check_overrides(overrides, sweeps=run_mode == RunMode.MULTIRUN)
+            _search_plugins(self)
             cfg = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             if run_mode != RunMode.MULTIRUN:  # whose jobs are composed one by one
                 compose = functools.partial(load, self, config_name, run_mode=run_mode, from_shell=from_shell,
@@ -96,6 +99,16 @@ def _guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
 
     load_configuration.guarded = True  # type: ignore[attr-defined]
     return load_configuration
+
+
+def _search_plugins(loader: ConfigLoaderImpl) -> None:
+    """Let choices be found in plug-ins, after our own."""
+    known = {element.path for element in loader.config_search_path.get_path()}
+    new = [path for folder in config_folders() if (path := f"file://{folder}") not in known]
+    for path in new:
+        loader.config_search_path.prepend(provider=plugins.GROUP, path=path, anchor="schema")  # which is the last
+    if new:
+        loader.repository.initialize_sources(loader.config_search_path)
 
 
 def _choices_of(loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> dict[tuple[str, str], str]:

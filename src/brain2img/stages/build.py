@@ -2,8 +2,9 @@
 
 A configuration is an untrusted file: it comes with a run folder, a manifest or an experiment of somebody else. A
 ``_target_`` counts only where it names a class that is *defined* in this package, not one that a module merely imports,
-and that is of the interface asked for; its arguments are plain data. Packages of plug-ins count beside ours where the
-command line names them (``+trusted=[my_lab]``); no file can.
+and that is of the interface asked for; its arguments are plain data. Other packages count beside ours where an
+installed distribution declares them (`brain2img.plugins`) or the command line names them (``+trusted=[my_lab]``); no
+file can.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from brain2img import plugins
 from brain2img.artifacts import EmbeddingCache
 from brain2img.data.datamodule import BrainData
 from brain2img.data.normalisation import Normalisation
@@ -72,7 +74,7 @@ def plain(config: Any) -> Any:
 
 
 def defined(target: str) -> Any:
-    """Return what is defined under this name in this package or one that the user trusts.
+    """Return what is defined under this name in this package, a plug-in, or a package that the user trusts.
 
     Nothing is imported from elsewhere, and nothing is returned that a module only imports.
 
@@ -81,11 +83,13 @@ def defined(target: str) -> Any:
     ValueError
         If the name is of another package, names nothing, or names what was defined elsewhere.
     """
-    packages = (OWN, *_trusted)
+    own = target.startswith(f"{OWN}.")
+    packages = (OWN, *(() if own else (*plugins.packages(), *_trusted)))
     if not _PATH.fullmatch(target) or not target.startswith(tuple(f"{name}." for name in packages)):
         raise ValueError(f"_target_: expected a class of {' or '.join(f'{name}.*' for name in packages)}, got "
                          f"{target!r}. Choose a part of this package; a plug-in of your own counts with "
-                         "+trusted=[<its package>] on the command line.")
+                         "+trusted=[<its package>] on the command line, or installed with an entry point "
+                         f"{plugins.GROUP}.")
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
