@@ -41,7 +41,7 @@ class NearestCaption(Captioner):
         bare = [i for i, texts in enumerate(captions) if not len(texts)]
         if bare or not len(captions):
             raise ValueError(f"captions of the training stimuli: expected at least one for each, got none for "
-                             f"{len(bare)} of {len(captions)}. Leave captions out for this study (captioner=null).")
+                             f"{len(bare)} of {len(captions)}. Leave captions out for this study (captioner=[]).")
         flat = torch.as_tensor(np.asarray(embeddings[self.space], dtype=np.float32)).flatten(1)
         # both sides are centred on the training mean, which all embeddings share and which would hide differences
         self._mean = flat.mean(dim=0)
@@ -57,7 +57,7 @@ class NearestCaption(Captioner):
     @classmethod
     def tiny(cls) -> Self:
         """Return an instance that knows four captions in a space of three dimensions."""
-        made = cls()
-        made.fit({"clip": np.random.default_rng(0).standard_normal((4, 3))},
+        tiny = cls()
+        tiny.fit({"clip": np.random.default_rng(0).standard_normal((4, 3))},
                  [["a cat"], ["a red car", "a car"], ["a dog"], ["a house"]])
-        return made
+        return tiny

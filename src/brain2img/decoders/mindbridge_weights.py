@@ -95,7 +95,7 @@ class MindBridgeWeights(PublishedWeights):
     def _of_file(self, asked: Sequence[str], state: Mapping[str, Tensor], path: Path) -> dict[str, str]:
         """Return subject -> its key in the file."""
         held = sorted({key.split(".")[1] for key in state if key.startswith("embedder.")})
-        found = {}
+        keys = {}
         for subject in asked:
             number = number_of(subject)
             theirs = str(self.subjects.get(subject, subject if number is None else number))
@@ -103,8 +103,8 @@ class MindBridgeWeights(PublishedWeights):
                 raise ValueError(f"weights {path}: expected subject {subject!r} as number {theirs!r} in the file, got "
                                  f"a file with {held}. Choose among these with data.subjects=[...], name it in "
                                  "layout.subjects, or adapt the run to the new subject.")
-            found[subject] = theirs
-        return found
+            keys[subject] = theirs
+        return keys
 
     def _published(self, key: str, subjects: Mapping[str, str]) -> str:
         """Return the published name of one of our weights; of one that has none, our own."""
@@ -142,13 +142,13 @@ class MindBridgeWeights(PublishedWeights):
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the settings that the names and shapes of published weights tell, those of the first subject."""
-    found = {}
+    sizes = {}
     blocks = {key.split(".")[2] for key in state if key.startswith("translator.mlp.")}
     if blocks:
-        found["encoder.n_blocks"] = len(blocks)
+        sizes["encoder.n_blocks"] = len(blocks)
     for key, value in state.items():
         if re.fullmatch(r"embedder\.[^.]+\.1\.weight", key) and value.ndim == 2:
-            found["encoder.width"], found["adapter.pool_size"] = value.shape
+            sizes["encoder.width"], sizes["adapter.pool_size"] = value.shape
         if re.fullmatch(r"embedder\.[^.]+\.0\.down_proj\.weight", key):
-            found["adapter.bottleneck"] = value.shape[0]
-    return {key: int(value) for key, value in found.items()}
+            sizes["adapter.bottleneck"] = value.shape[0]
+    return {key: int(value) for key, value in sizes.items()}

@@ -57,8 +57,8 @@ class NearestTrainingImage(Reconstructor):
     @classmethod
     def tiny(cls) -> Self:
         """Return an instance that knows four images in a space of three dimensions."""
-        made = cls(size=8)
+        tiny = cls(size=8)
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-        made.fit({"clip": rng.standard_normal((4, 3))}, Stimuli(pd.DataFrame(index=range(4)), images.__getitem__))
-        return made
+        tiny.fit({"clip": rng.standard_normal((4, 3))}, Stimuli(pd.DataFrame(index=range(4)), images.__getitem__))
+        return tiny
