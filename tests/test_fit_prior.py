@@ -18,8 +18,9 @@ from brain2img.stages.apply_prior import conditioned, row_generators
 from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.held_out import prior_predictions
 from brain2img.stages.predict import predict
+from brain2img.stages.runs import fold_runs
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import fold_runs, outputs, training_config
+from brain2img.stages.workspace import outputs, training_config
 
 SETTINGS = ["name=toy", "decoder=ridge", "decoder.cv=2", "space=[]", "head=[]", "prior_fit.spaces=[code]",
             "prior_fit.folds=3", "prior_fit.holdout=0.2", "conditions=[decoded,noise,shuffled,mean,'true']"]
@@ -55,7 +56,7 @@ def toy_run(toy, composed):
 
 def held_out_splits(cfg):
     """Return the trials of every out-of-fold training with their splits and concepts."""
-    from brain2img.stages.workspace import FoldRun
+    from brain2img.stages.runs import FoldRun
 
     folders = sorted((outputs(cfg) / "train" / "toy" / "out_of_fold" / "fold-0_seed-0").glob("part-*"))
     found = []

@@ -19,7 +19,8 @@ from brain2img.artifacts import (
 )
 from brain2img.artifacts.names import LENGTH
 from brain2img.command_line.resolve import Request, adopt_run
-from brain2img.stages.workspace import FoldRun, folder_of, run_folder
+from brain2img.stages.runs import FoldRun, RunManifest, run_folder
+from brain2img.stages.workspace import folder_of
 
 ASKED = {"stage": "train", "config": {"lr": 0.1}, "inputs": {"prepared": "a"}}
 BAD = ["", ".", "..", "../x", "../../x", "/etc/x", "a/../b", "a//b", "a/", "/a", ".hidden", "a/.b", "a b", "a\\b",
@@ -63,7 +64,9 @@ def configured(root, **more):
 def written_run(root, **facts):
     """Write the folder of a run, whose manifest may say anything."""
     folder = open_folder(root / "train" / "x" / "fold-0_seed-0", stage="train", config={}, inputs={})
-    folder.finish(name="x", later={}, study={}, n_fold_runs=1, **facts)
+    facts = {"paths": {}, **facts}
+    folder.finish(name="x", label="x", later={}, study={}, study_name="s", subjects=[], n_fold_runs=1, fold=0, seed=0,
+                  split_seed=0, **facts)
     manifest = read_manifest(folder.path)
     (folder.path / "manifest.json").write_text(json.dumps({**manifest, **facts}))
     return FoldRun(folder.path, root)
@@ -181,3 +184,13 @@ def test_finished_folders_inside_a_run_are_no_files_of_the_user(tmp_path, caplog
     open_folder(tmp_path / "run", **ASKED, overwrite=True).finish()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert "moved" not in caplog.text
+
+
+def test_a_manifest_that_is_no_runs_is_refused(tmp_path):
+    run = written_run(tmp_path)
+    assert run.manifest.place == {"fold": 0, "split_seed": 0, "decoder_seed": 0}
+    path = run.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in manifest.items() if key != "subjects"}))
+    with pytest.raises(ValueError, match=r"run .*: expected id, stage, .* got none of subjects: it is no run"):
+        RunManifest.read(run.folder)

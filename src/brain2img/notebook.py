@@ -13,7 +13,7 @@ from brain2img.artifacts import Captions, Predictions, Reconstructions, read_jso
 from brain2img.data.datamodule import BrainData
 from brain2img.data.dataset import chunks
 from brain2img.records import BrainBatch
-from brain2img.stages.workspace import FoldRun, fold_order
+from brain2img.stages.runs import FoldRun, fold_order
 
 
 def open_run(folder: Path | str) -> Run:
@@ -55,12 +55,12 @@ class Run:
         self.outputs = train.parent
         self.folds = [FoldRun(path, self.outputs) for path in folders]
         self.name = str(self.folder.relative_to(train))
-        self.label = str(self.folds[0].manifest["label"])
-        self.subjects: list[str] = list(self.folds[0].manifest["subjects"])
+        self.label = str(self.folds[0].manifest.label)
+        self.subjects: list[str] = list(self.folds[0].manifest.subjects)
         self._opened: dict[int, tuple[BrainData, Any]] = {}
 
     def __repr__(self) -> str:
-        study = self.folds[0].manifest["study_name"]
+        study = self.folds[0].manifest.study_name
         return (f"Run {self.name} ({self.label}) of study {study}: {len(self.folds)} fold"
                 f"{'s' if len(self.folds) > 1 else ''}, subjects {', '.join(self.subjects)}")
 

@@ -15,8 +15,8 @@ from brain2img.stages.embed import embed
 from brain2img.stages.evaluate import evaluate
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
+from brain2img.stages.runs import fold_runs
 from brain2img.stages.train import train
-from brain2img.stages.workspace import fold_runs
 
 SMALL = ["experiment=demo/fmri_mindbridge", "study.n_subjects=2", "study.n_train=48", "study.n_val=16",
          "study.recording.n_voxels=60", "study.snr=4", "study.repetitions={train:1,val:1,test:2}", "space=[attributes]",

@@ -12,8 +12,8 @@ from brain2img.artifacts import EmbeddingCache, open_folder, write_array, write_
 from brain2img.data.prepared import PreparedStudy, PreparedWriter
 from brain2img.records import EmbeddingSpec, SignalSpec
 from brain2img.stages.build import plain
+from brain2img.stages.runs import FoldRun
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import FoldRun
 
 NAMES = ("Fz", "Fp1", "F1", "Cz", "C1", "C2", "P1", "P2", "O1", "Oz", "O2", "PO7")
 INFORMED = ("O1", "Oz", "O2", "PO7")
@@ -91,7 +91,7 @@ def test_information_is_found_where_and_when_it_was_planted(planted, how):
         drops = mean.loc["sensor", "drop"].abs()
         assert set(drops.nlargest(2).index) <= set(INFORMED)
     page = (folder / "report.html").read_text()
-    assert "code: 200 to 300 ms (p = " in page
+    assert "code: 200 to 300 ms (p = " in page.replace("\u00a0", " ")
     assert (folder / "regions.png").stat().st_size > 5000
     assert windows(planted(how=how, sensors=how == "mask")) == folder, "finished: nothing is done again"
 

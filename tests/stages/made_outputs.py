@@ -90,7 +90,8 @@ def make(root: Path, *, label: str, noise: float, target: Space, seed: int = 0, 
         work.finish()
     run = open_folder(root / "train" / label / "fold-0_seed-0", stage="train", config={},
                       inputs={"prepared": prepared_id or prepared.manifest["id"]})
-    run.finish(label=label, name=label, subjects=list(SUBJECTS), seed=0, n_fold_runs=1, later={"study_label": None},
+    run.finish(label=label, name=label, subjects=list(SUBJECTS), seed=0, n_fold_runs=1, fold=0, split_seed=0,
+               study={}, study_name="made", later={"study_label": None},
                paths={"prepared": "prepared/s/tiny", "caches": {target.name: f"cache/s/{target.name}"}})
     rows = pd.DataFrame([{"subject": s, "stimulus_id": f"test-{i:02d}", "run": 0, "draw": 0, "n_averaged": 3,
                           "trial_ids": [i]} for s in SUBJECTS for i in range(N_TEST)])

@@ -13,7 +13,7 @@ from brain2img.artifacts import Predictions
 from brain2img.data.prepared import PreparedStudy
 from brain2img.metrics.intervals import wilson
 from brain2img.simulate.own_study import write_own_study
-from brain2img.stages.workspace import FoldRun
+from brain2img.stages.runs import FoldRun
 
 N, REPETITIONS = 12, 10
 QUICK = ["space=[pixels]", "space.pixels.size=8", "reconstructor=[pixels]", "captioner=[]", "space@metric_space=[]",

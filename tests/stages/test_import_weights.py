@@ -15,7 +15,7 @@ from brain2img.stages.embed import embed
 from brain2img.stages.import_weights import import_weights
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
-from brain2img.stages.workspace import fold_runs
+from brain2img.stages.runs import fold_runs
 
 SMALL = ["study.n_subjects=2", "study.n_train=24", "study.n_val=8", "study.n_sessions=2",
          "study.recording.n_voxels=60", "space=[attributes,pixels]", "head=[attributes_linear,pixels_linear]",

@@ -13,8 +13,9 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.stages.apply_prior import conditioned, row_generators
 from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.predict import predict
+from brain2img.stages.runs import fold_runs
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import fold_runs, outputs, training_config
+from brain2img.stages.workspace import outputs, training_config
 
 SETTINGS = [
     "name=toy", "space=[]", "conditions=[decoded,shuffled,mean]", "head=[clip_backbone]", "prior=mindeye", "seed=5",

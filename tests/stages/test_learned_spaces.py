@@ -102,6 +102,7 @@ def test_an_ablation_without_rows_is_refused(command):
     code, printed = command("ablate", "~ablation.without", "name=none")
     assert code == 1
     assert "expected an experiment and rows without parts of it" in printed
-    code, printed = command("ablate", "+ablation.ensembles.all=[nothing]", "name=none")
+    code, printed = command("ablate", "+ablation.ensembles.all=[nothing]", "name=none", "ablation.baseline=null",
+                            "~ablation.others", "~ablation.without", "+ablation.without={single_trials:[]}")
     assert code == 1
     assert "ablation.ensembles: expected rows of" in printed

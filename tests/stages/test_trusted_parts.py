@@ -140,7 +140,9 @@ def test_a_run_sets_only_what_a_run_may(tmp_path):
     """A manifest names no trusted packages, no folder of results, and no interpolation."""
     fold = tmp_path / "run" / "fold-0_seed-0"
     fold.mkdir(parents=True)
-    manifest = {"stage": "train", "id": "x", "name": "a", "later": {"trusted": ["evil"]}, "study": {"name": "x"},
+    manifest = {"stage": "train", "id": "x", "name": "a", "label": "a", "subjects": [], "inputs": {}, "paths": {},
+                "fold": 0, "seed": 7, "split_seed": 0, "n_fold_runs": 1, "seconds": 1.0,
+                "later": {"trusted": ["evil"]}, "study": {"name": "x"},
                 "study_name": "x", "config": {"seed": 7, "trusted": ["evil"], "overwrite": True, "hydra": {},
                                               "paths": {"outputs": "/elsewhere"}, "trainer": {"max_epochs": 3}}}
     (fold / "manifest.json").write_text(json.dumps(manifest))

@@ -21,8 +21,9 @@ from brain2img.stages.decoded_ranks import ideal_ranks
 from brain2img.stages.embed import embed
 from brain2img.stages.predict import predict
 from brain2img.stages.prepare import prepare
+from brain2img.stages.runs import FoldRun, fold_runs
 from brain2img.stages.train import train
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, outputs
+from brain2img.stages.workspace import folder_of, outputs
 
 log = logging.getLogger(__name__)
 SPLITS = ("val", "test")
@@ -68,7 +69,7 @@ def ablate(cfg: DictConfig) -> Path:
     folder = open_folder(folder_of(cfg, "ablations", cfg.name), stage="ablate", overwrite=cfg.overwrite,
                          config={"rows": {row.key: [row.label, list(row.seeds)] for row in rows}, "seed": cfg.seed,
                                  "ensembles": ensembles},
-                         inputs={f"{key} {seed}": digest([run.manifest["id"] for run in found])
+                         inputs={f"{key} {seed}": digest([run.manifest.id for run in found])
                                  for (key, seed), (_, found) in runs.items()})
     if not folder.finished:
         ranks = pd.concat([part for split in SPLITS for part in _all_ranks(rows, runs, ensembles, split=split)],
@@ -77,7 +78,7 @@ def ablate(cfg: DictConfig) -> Path:
         write_table(folder.work / "ranks.parquet", ranks)
         write_table(folder.work / "ablation.parquet", table)
         first = next(iter(runs.values()))[1][0]
-        facts = {"study": first.manifest["study_name"], "subjects": first.manifest["subjects"],
+        facts = {"study": first.manifest.study_name, "subjects": first.manifest.subjects,
                  "ceiling": _ceiling(first), "n_train": int((first.data().trials["split"] == "train").sum())}
         write_ablation(folder.work, table, facts=facts)
         folder.finish(**facts)

@@ -13,7 +13,8 @@ from brain2img.report.comparison import compare as compared
 from brain2img.report.comparison import markdown, table_of, write_comparison
 from brain2img.report.reading import Member, Results
 from brain2img.stages.build import plain
-from brain2img.stages.workspace import FoldRun, fold_order, folder_of, outputs
+from brain2img.stages.runs import FoldRun, fold_order
+from brain2img.stages.workspace import folder_of, outputs
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def live_parameters(member: Member) -> int | None:
         fold = FoldRun(folders[0], member.root)
         data = fold.data()
         targets = {name: cache.spec for name, cache in fold.caches(learned=False).items()}
-        return count(fold.manifest["config"], signals=data.specs, embeddings=targets).live
+        return count(fold.manifest.config, signals=data.specs, embeddings=targets).live
     except (ValueError, IndexError, KeyError) as error:  # of an older version, or folders that were moved away
         log.warning("%s: its parameters are not counted (%s: %s)", member.experiment, type(error).__name__, error)
         return None

@@ -15,8 +15,9 @@ from brain2img.artifacts import ArrayWriter, EmbeddingCache, Predictions, open_f
 from brain2img.data.dataset import chunks
 from brain2img.stages.build import plain
 from brain2img.stages.predict import shuffled_view
+from brain2img.stages.runs import FoldRun, fold_order
 from brain2img.stages.train import LEARNED
-from brain2img.stages.workspace import FoldRun, conditions, fold_order, folder_of, outputs, relative
+from brain2img.stages.workspace import conditions, folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 ROWS = ["subject", "stimulus_id", "n_averaged", "run"]
@@ -132,23 +133,22 @@ def _run(cfg: DictConfig, members: Mapping[str, Predictions]) -> Path:
     folder = folder_of(cfg, "train", cfg.name)
     for place, first in enumerate(next(iter(runs.values()))):
         manifest = first.manifest
-        mine = open_folder(folder / first.folder.name, stage="ensemble", config=manifest["config"],
-                           inputs={**{f"run {name}": folds[min(place, len(folds) - 1)].manifest["id"]
-                                      for name, folds in runs.items()}, "prepared": manifest["inputs"]["prepared"]},
+        mine = open_folder(folder / first.folder.name, stage="ensemble", config=manifest.config,
+                           inputs={**{f"run {name}": folds[min(place, len(folds) - 1)].manifest.id
+                                      for name, folds in runs.items()}, "prepared": manifest.inputs["prepared"]},
                            overwrite=cfg.overwrite)
         if mine.finished:
             continue
         for file in first.folder.glob("normalisation*"):
             shutil.copy(file, mine.work / file.name)
-        paths = {**manifest["paths"], "learned": {}}
+        paths = {**manifest.paths, "learned": {}}
         for space in sorted({space for folds in runs.values() for space in folds[place].learned}):
             members_caches = [folds[place].caches()[space] for folds in runs.values()]
             _together(mine.work / LEARNED / space, members_caches)
             paths["learned"][space] = relative(folder / first.folder.name / LEARNED / space, root)
-        kept = ("study", "study_name", "later", "fold", "seed", "split_seed", "held_out", "subjects", "unseen",
-                "splits", "n_fold_runs")
-        mine.finish(**{key: manifest[key] for key in kept if key in manifest}, paths=paths, name=str(cfg.name),
-                    label=str(cfg.label), members=list(runs))
+        mine.finish(**manifest.facts(name=str(cfg.name), label=str(cfg.label)), fold=manifest.fold, seed=manifest.seed,
+                    split_seed=manifest.split_seed, held_out=manifest.held_out, subjects=manifest.subjects,
+                    splits=manifest.splits, unseen=manifest.unseen, paths=paths, members=list(runs))
     return folder
 
 

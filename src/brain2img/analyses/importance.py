@@ -22,7 +22,8 @@ from brain2img.report.volumes import save_importance_figure, write_map
 from brain2img.stages.build import plain
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import folder_of, one_fold
+from brain2img.stages.runs import one_fold
+from brain2img.stages.workspace import folder_of
 from brain2img.volumes import geometry
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def importance(cfg: DictConfig) -> Path:
             raise ValueError(f"signals of subject {spec.subject!r}: expected one value per voxel (T = 1), got "
                              f"{spec.n_times} samples. Average over time first.")
     folder = open_folder(folder_of(cfg, "importance", cfg.name), stage="importance", overwrite=cfg.overwrite,
-                         inputs={"run": run.manifest["id"]}, config={**settings, "space": space, "seed": cfg.seed})
+                         inputs={"run": run.manifest.id}, config={**settings, "space": space, "seed": cfg.seed})
     if folder.finished:
         log.info("importance: finished already (%s)", folder.path)
         return folder.path
@@ -94,13 +95,13 @@ def importance(cfg: DictConfig) -> Path:
         values, path = table["importance"].to_numpy(), folder.work / f"importance_{safe_name(subject)}"
         write_map(values, spec, path.with_name(f"{path.name}.nii.gz"))
         save_importance_figure(values, spec, path.with_name(f"{path.name}.png"))
-    facts = {"study": data.study.name, "decoder": run.manifest["label"], "space": space, "method": settings["method"]}
+    facts = {"study": data.study.name, "decoder": run.manifest.label, "space": space, "method": settings["method"]}
     write_table(folder.work / "importance.parquet", pd.concat(voxels, ignore_index=True).assign(**facts))
     if regions:
         found = pd.concat(regions, ignore_index=True).assign(**facts)
         write_table(folder.work / "regions.parquet", found)
         log.info("%s", found[["subject", "region", "voxels", "value", "low", "high"]].to_string(index=False))
-    folder.finish(study_name=data.study.name, label=run.manifest["label"], subjects=list(data.specs))
+    folder.finish(study_name=data.study.name, label=run.manifest.label, subjects=list(data.specs))
     log.info("%s", folder.path)
     return folder.path
 

@@ -15,7 +15,8 @@ from brain2img.decoders.settings import epoch_file, read_checkpoint
 from brain2img.metrics.ranking import accuracy
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import ranks_of_run
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
+from brain2img.stages.runs import FoldRun, fold_runs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def legacy_last_epochs_mean(cfg: DictConfig) -> Path:
     runs, space, n = fold_runs(cfg), cfg.headline.space, int(cfg.last_epochs)
     name, epochs = "legacy_last_epochs_mean", [_last(run, n) for run in runs]
     folder = open_folder(folder_of(cfg, name, cfg.name), stage=name, overwrite=cfg.overwrite,
-                         inputs={run.folder.name: run.manifest["id"] for run in runs},
+                         inputs={run.folder.name: run.manifest.id for run in runs},
                          config={"last_epochs": n, "space": space, "split": cfg.predict_split, "seed": cfg.seed})
     if folder.finished:
         log.info("%s: finished already (%s)", name, folder.path)
@@ -56,8 +57,8 @@ def legacy_last_epochs_mean(cfg: DictConfig) -> Path:
     for line in table.itertuples():
         log.info("%s, %s: %.1f %% over %d epochs", line.subject, line.metric, 100 * line.value, n)
     write_table(folder.work / f"{name}.parquet", table.assign(
-        repetitions=ranks["n_averaged"].median(), epochs=n, space=space, study=runs[0].manifest["study_name"],
-        decoder=runs[0].manifest["label"]))
+        repetitions=ranks["n_averaged"].median(), epochs=n, space=space, study=runs[0].manifest.study_name,
+        decoder=runs[0].manifest.label))
     folder.finish()
     return folder.path
 
@@ -66,9 +67,9 @@ def _last(run: FoldRun, n: int) -> list[int]:
     """Return the last `n` epochs of a fold, all of which were kept."""
     if n < 1:
         raise ValueError(f"last_epochs: expected 1 or more, got {n}. Correct it; the published tables have 10.")
-    if "encoder" not in run.manifest["config"]:
+    if "encoder" not in run.manifest.config:
         raise ValueError(f"run {run.folder}: expected a deep decoder, which is trained in epochs, got "
-                         f"{run.manifest['label']}. Use evaluate.py.")
+                         f"{run.manifest.label}. Use evaluate.py.")
     last = int(read_checkpoint(run.folder / "last.ckpt")["epoch"])
     asked = range(last - n + 1, last + 1)
     kept = [epoch for epoch in asked if epoch >= 0 and (run.folder / epoch_file(epoch)).exists()]

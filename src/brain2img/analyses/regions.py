@@ -21,9 +21,10 @@ from brain2img.stages.features import PictureFeatures
 from brain2img.stages.fit_prior import fit_prior
 from brain2img.stages.predict import decode_rows, predict, rows_to_decode
 from brain2img.stages.reconstruct import reconstruct
+from brain2img.stages.runs import FoldRun, fold_runs
 from brain2img.stages.scoring import MemberScores
 from brain2img.stages.train import train_again
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, outputs, relative
+from brain2img.stages.workspace import folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 METHODS = ("ridge", "refit", "mask")
@@ -52,17 +53,17 @@ def regions(cfg: DictConfig) -> Path:
     method, part = settings["method"], settings["part"]
     if method not in METHODS:
         raise ValueError(f"regions.method: expected one of {METHODS}, got {method!r}. Correct it.")
-    if runs[0].manifest["config"]["data"].get("rois") is not None:
+    if runs[0].manifest.config["data"].get("rois") is not None:
         raise ValueError(f"run {runs[0].folder.parent}: expected one that decodes from all voxels, got one with "
-                         f"data.rois={runs[0].manifest['config']['data']['rois']}. Choose another run.")
-    if method == "mask" and runs[0].manifest["config"]["data"]["scale"] == "none":
+                         f"data.rois={runs[0].manifest.config['data']['rois']}. Choose another run.")
+    if method == "mask" and runs[0].manifest.config["data"]["scale"] == "none":
         raise ValueError(f"run {runs[0].folder.parent}: expected scaled signals, of which 0 is the training mean, for "
                          "regions.method=mask, got data.scale=none. Use regions.method=refit or ridge.")
     specs = runs[0].data().specs
     sets = roi_sets(specs, settings["sets"], part=part)
     root = outputs(cfg)
     folder = open_folder(folder_of(cfg, "regions", cfg.name), stage="regions", overwrite=cfg.overwrite,
-                         inputs={run.folder.name: run.manifest["id"] for run in runs},
+                         inputs={run.folder.name: run.manifest.id for run in runs},
                          config={**settings, "metrics": plain(cfg.metric), "headline": plain(cfg.headline),
                                  "reconstructor": plain(cfg.get("reconstructor")), "prior": plain(cfg.get("prior")),
                                  "n_stimuli": cfg.reconstruct.n_stimuli, "seed": cfg.seed})
@@ -97,7 +98,7 @@ def regions(cfg: DictConfig) -> Path:
     text = regions_table(table, headline=plain(cfg.headline))
     (folder.work / "regions.md").write_text(text + "\n", encoding="utf-8")
     save_regions_figure(table, folder.work / "regions.png", headline=plain(cfg.headline))
-    folder.finish(study_name=runs[0].manifest["study_name"], label=runs[0].manifest["label"])
+    folder.finish(study_name=runs[0].manifest.study_name, label=runs[0].manifest.label)
     log.info("%s\n%s", text, folder.path)
     return folder.path
 
@@ -121,7 +122,7 @@ def _masked(member: DictConfig, runs: list[FoldRun], patterns: list[str] | None)
     root, manifest = outputs(member), runs[0].manifest
     folder = open_folder(folder_of(member, "predictions", member.name, "decoded"), stage="predict",
                          overwrite=member.overwrite,
-                         inputs={run.folder.name: run.manifest["id"] for run in runs},
+                         inputs={run.folder.name: run.manifest.id for run in runs},
                          config={"split": member.predict_split, "condition": "decoded", "rois": patterns})
     if folder.finished:
         return
@@ -129,5 +130,5 @@ def _masked(member: DictConfig, runs: list[FoldRun], patterns: list[str] | None)
     outside = {subject: np.setdiff1d(np.arange(spec.n_channels), voxels_of(spec, patterns))
                for fold in data for subject, spec in fold.specs.items()}
     decode_rows(folder.work, rows, decoders=runs, data=data, batch_size=member.batch_size, silenced=outside)
-    folder.finish(condition="decoded", label=manifest["label"], study_name=manifest["study_name"],
+    folder.finish(condition="decoded", label=manifest.label, study_name=manifest.study_name,
                   run=relative(runs[0].folder.parent, root))

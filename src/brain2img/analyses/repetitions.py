@@ -16,7 +16,8 @@ from brain2img.metrics.ranking import accuracy
 from brain2img.stages.build import plain
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import decode, rank_rows
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
+from brain2img.stages.runs import FoldRun, fold_runs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def repetitions(cfg: DictConfig) -> Path:
     """
     runs, space = fold_runs(cfg), cfg.headline.space
     folder = open_folder(folder_of(cfg, "repetitions", cfg.name), stage="repetitions",
-                         inputs={run.folder.name: run.manifest["id"] for run in runs}, overwrite=cfg.overwrite,
+                         inputs={run.folder.name: run.manifest.id for run in runs}, overwrite=cfg.overwrite,
                          config={**plain(cfg.repetition_curve), "space": space, "seed": cfg.seed})
     if folder.finished:
         log.info("repetitions: finished already (%s)", folder.path)
@@ -55,7 +56,7 @@ def repetitions(cfg: DictConfig) -> Path:
     curve = accuracy(ranks, by=["subject", "repetitions", "space", "direction"],
                      generator=np.random.default_rng([cfg.seed, 8]))
     write_table(folder.work / "repetitions.parquet",
-                curve.assign(study=data[0].study.name, decoder=runs[0].manifest["label"]))
+                curve.assign(study=data[0].study.name, decoder=runs[0].manifest.label))
     folder.finish()
     return folder.path
 

@@ -26,8 +26,9 @@ from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import ideal_ranks, ranks_of_run
 from brain2img.stages.embed import embed
 from brain2img.stages.prepare import prepare
+from brain2img.stages.runs import FoldRun, fold_runs
 from brain2img.stages.train import train
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, prepared_folder
+from brain2img.stages.workspace import folder_of, prepared_folder
 
 log = logging.getLogger(__name__)
 METRICS = ("top1", "top5", "two_way")
@@ -78,7 +79,7 @@ def scaling(cfg: DictConfig) -> Path:
     folder = open_folder(folder_of(cfg, "scaling", cfg.name), stage="scaling", overwrite=cfg.overwrite,
                          config={**settings, "space": cfg.headline.space, "split": cfg.predict_split,
                                  "seed": cfg.seed},
-                         inputs={_word(p): digest([run.manifest["id"] for run in found])
+                         inputs={_word(p): digest([run.manifest.id for run in found])
                                  for p, found in runs.items()})
     if not folder.finished:
         ranks = pd.concat([_ranks(cfg, point, found, axis=settings["axis"]) for point, found in runs.items()],
@@ -88,7 +89,7 @@ def scaling(cfg: DictConfig) -> Path:
         tables = tabulated(ranks, settings, seed=cfg.seed, ceilings=ceilings)
         for name, table in {"ranks": ranks, **tables}.items():
             write_table(folder.work / f"{name}.parquet", table)
-        facts = {"study": first.manifest["study_name"], "label": first.manifest["label"], "split": cfg.predict_split,
+        facts = {"study": first.manifest.study_name, "label": first.manifest.label, "split": cfg.predict_split,
                  "axis": settings["axis"], "link": settings["link"], "space": str(cfg.headline.space),
                  "n_draws": int(settings["n_draws"]), "use_flagged": bool(settings["use_flagged"])}
         write_scaling(folder.work, tables, facts=facts)
@@ -189,7 +190,7 @@ def _ranks(cfg: DictConfig, point: Point, runs: Sequence[FoldRun], *, axis: str)
                 raise ValueError(f"scaling.amounts: expected as many training trials of every subject, got "
                                  f"{counts.to_dict()}. Give a number instead of null.")
             amount = int(counts.iloc[0])
-        lines.append(found.assign(fold=run.manifest["fold"], seed=run.manifest["seed"], amount=amount))
+        lines.append(found.assign(fold=run.manifest.fold, seed=run.manifest.seed, amount=amount))
     table = pd.concat(lines, ignore_index=True).assign(hardware=point.hardware, draw=point.draw)
     return table if point.scored is None else table[table["subject"].isin(point.scored)]
 

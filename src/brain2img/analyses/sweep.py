@@ -19,8 +19,9 @@ from brain2img.stages.adapt import Adaptation, adapt, in_steps
 from brain2img.stages.build import plain
 from brain2img.stages.decoded_ranks import ranks_of_run
 from brain2img.stages.new_subject import runs_without
+from brain2img.stages.runs import FoldRun, fold_order, fold_runs
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import FoldRun, fold_order, fold_runs, folder_of, outputs
+from brain2img.stages.workspace import folder_of, outputs
 
 log = logging.getLogger(__name__)
 ADAPTED, DEDICATED = "adapted", "dedicated"
@@ -48,10 +49,10 @@ def sweep(cfg: DictConfig) -> Path:
     trained = [(amount, draw, *_train(cfg, amount, draw, name=name)) for amount in amounts
                for draw in range(1 if amount is None or cfg.order == "first" else int(cfg.n_draws))]
     runs = [run for line in trained for model in line[2:] for run in model]
-    space, split = base[0].manifest["later"]["headline"]["space"], cfg.predict_split
+    space, split = base[0].manifest.later["headline"]["space"], cfg.predict_split
     folder = open_folder(folder_of(cfg, "sweeps", name), stage="sweep", overwrite=cfg.overwrite,
                          config={"space": space, "split": split, "seed": cfg.seed, "mode": cfg.mode},
-                         inputs={str(run.folder.relative_to(outputs(cfg))): run.manifest["id"] for run in runs})
+                         inputs={str(run.folder.relative_to(outputs(cfg))): run.manifest.id for run in runs})
     if not folder.finished:
         lines = [_ranks(run, space=space, split=split, batch_size=cfg.batch_size).assign(model=model, draw=draw)
                  for _, draw, adapted, dedicated in trained
@@ -60,9 +61,9 @@ def sweep(cfg: DictConfig) -> Path:
         table, differences = _table(ranks, seed=cfg.seed), _differences(ranks, seed=cfg.seed)
         for file, content in (("ranks", ranks), ("sweep", table), ("differences", differences)):
             write_table(folder.work / f"{file}.parquet", content)
-        facts = {"run": base[0].manifest["name"], "subject": cfg.subject, "mode": cfg.mode, "space": space,
-                 "split": split, "study": base[0].manifest["study_name"],
-                 "known": base[0].manifest["subjects"], "n_draws": int(cfg.n_draws)}
+        facts = {"run": base[0].manifest.name, "subject": cfg.subject, "mode": cfg.mode, "space": space,
+                 "split": split, "study": base[0].manifest.study_name,
+                 "known": base[0].manifest.subjects, "n_draws": int(cfg.n_draws)}
         write_sweep(folder.work, table, differences, facts=facts)
         folder.finish(**facts)
     log.info("sweep: %s", folder.path / "report.html")
@@ -82,12 +83,10 @@ def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -
         plan, manifest = Adaptation.of(mine, run), run.manifest
         n = read_manifest(adapted / run.folder.name)["adapted"]["trials"]["n"]
         trainer = in_steps({**plan.config["trainer"], **plain(cfg.dedicated)}, n_trials=n, steps=cfg.steps)
-        place = {"fold": manifest["fold"], "split_seed": manifest["split_seed"], "decoder_seed": manifest["seed"]}
         train_fold(alone / run.folder.name, config={**plan.config, "trainer": trainer}, prepared=plan.prepared,
-                   found=plan.caches, root=root, place=place, overwrite=cfg.overwrite,
-                   facts={"name": f"{name}/{alone.name}", "label": f"{manifest['label']}_{DEDICATED}",
-                          "n_fold_runs": len(base), "study": plan.study, "study_name": plan.prepared.name,
-                          "later": manifest["later"]},
+                   found=plan.caches, root=root, place=manifest.place, overwrite=cfg.overwrite,
+                   facts=manifest.facts(name=f"{name}/{alone.name}", label=f"{manifest.label}_{DEDICATED}",
+                                        n_fold_runs=len(base), study=plan.study, study_name=plan.prepared.name),
                    description=f"train on {plan.subject} alone, {n} trials, subset {draw}")
     first, second = ([FoldRun(path, root) for path in sorted(folder.glob("fold-*"), key=fold_order)]
                      for folder in (adapted, alone))
@@ -102,7 +101,7 @@ def _ranks(run: FoldRun, *, space: str, split: str, batch_size: int) -> pd.DataF
     seconds = seconds_per_trial(data.trials)
     facts = read_checkpoint(run.folder / "best.ckpt")
     return found.assign(
-        fold=run.manifest["fold"], seed=run.manifest["seed"], trials=len(used),
+        fold=run.manifest.fold, seed=run.manifest.seed, trials=len(used),
         minutes=np.nan if seconds is None else len(used) * seconds / 60, monitor=facts.get("monitor"),
         validation=facts.get("score"))
 

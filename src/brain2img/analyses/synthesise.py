@@ -20,7 +20,8 @@ from brain2img.interfaces import SubjectAdapter
 from brain2img.metrics.intervals import bootstrap
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import folder_of, one_fold
+from brain2img.stages.runs import one_fold
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def synthesise(cfg: DictConfig) -> Path:
         If the run is missing, or its adapter cannot synthesise.
     """
     run = one_fold(cfg)
-    folder = open_folder(folder_of(cfg, "synthesis", cfg.name), stage="synthesise", inputs={"run": run.manifest["id"]},
+    folder = open_folder(folder_of(cfg, "synthesis", cfg.name), stage="synthesise", inputs={"run": run.manifest.id},
                          config={"split": cfg.predict_split, "seed": cfg.seed}, overwrite=cfg.overwrite)
     if folder.finished:
         log.info("synthesise: finished already (%s)", folder.path)

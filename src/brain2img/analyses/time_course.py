@@ -16,7 +16,8 @@ from brain2img.stages.build import build_data, plain
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import rank_rows
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import folder_of, one_fold
+from brain2img.stages.runs import one_fold
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +36,15 @@ def time_course(cfg: DictConfig) -> Path:
     run = one_fold(cfg)
     settings = plain(cfg.time_course)
     folder = open_folder(folder_of(cfg, "time_course", cfg.name), stage="time_course",
-                         inputs={"run": run.manifest["id"]}, overwrite=cfg.overwrite,
+                         inputs={"run": run.manifest.id}, overwrite=cfg.overwrite,
                          config={**settings, "space": cfg.headline.space, "seed": cfg.seed})
     if folder.finished:
         log.info("time_course: finished already (%s)", folder.path)
         return folder.path
     trained = run.data()
-    config = {**run.manifest["config"], "data": {**run.manifest["config"]["data"], "window": None}}
-    data = build_data(config, prepared=run.prepared, caches=trained.targets, fold=run.manifest["fold"],
-                      split_seed=run.manifest["split_seed"])
+    config = {**run.manifest.config, "data": {**run.manifest.config["data"], "window": None}}
+    data = build_data(config, prepared=run.prepared, caches=trained.targets, fold=run.manifest.fold,
+                      split_seed=run.manifest.split_seed)
     if any(spec.n_times == 1 for spec in data.specs.values()):
         raise ValueError(f"time course of {cfg.name}: expected signals with a time axis, got one sample a trial. "
                          "Leave time_course out of stages=[...] for betas.")

@@ -26,8 +26,9 @@ from brain2img.stages.build import plain
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.decoded_ranks import rank_rows
 from brain2img.stages.progress import progress
+from brain2img.stages.runs import FoldRun, fold_runs
 from brain2img.stages.train import train_again
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 METHODS = ("train", "ridge", "mask")
@@ -83,7 +84,7 @@ def windows(cfg: DictConfig) -> Path:
     if how != "mask" and settings["sensors"]:
         raise ValueError(f"windows.sensors: expected windows.how=mask, which silences one sensor at a time, got {how}. "
                          "Set windows.how=mask or windows.sensors=false.")
-    if how == "mask" and manifest["config"]["data"]["scale"] == "none":
+    if how == "mask" and manifest.config["data"]["scale"] == "none":
         raise ValueError(f"run {runs[0].folder.parent}: expected scaled signals, of which 0 is the training mean, for "
                          "windows.how=mask, got data.scale=none. Use windows.how=train or ridge.")
     data = [run.data() for run in runs]
@@ -91,7 +92,7 @@ def windows(cfg: DictConfig) -> Path:
     parts = parts_of(settings, list(specs.values()) if how == "mask" else [runs[0].prepared.specs[s] for s in specs],
                      used=list(specs.values()))
     folder = open_folder(folder_of(cfg, "windows", cfg.name), stage="windows", overwrite=cfg.overwrite,
-                         inputs={run.folder.name: run.manifest["id"] for run in runs},
+                         inputs={run.folder.name: run.manifest.id for run in runs},
                          config={**settings, "seed": cfg.seed})
     if folder.finished:
         log.info("windows: finished already (%s)", folder.path)
@@ -108,8 +109,8 @@ def windows(cfg: DictConfig) -> Path:
               "clusters": clusters(ranks, seed=cfg.seed)}
     for name, table in tables.items():
         write_table(folder.work / f"{name}.parquet", table)
-    facts = {"run": manifest["name"], "study": manifest["study_name"], "how": how,
-             "label": "ridge" if how == "ridge" else manifest["label"]}
+    facts = {"run": manifest.name, "study": manifest.study_name, "how": how,
+             "label": "ridge" if how == "ridge" else manifest.label}
     regions = {part.name: part.channels or () for part in parts if part.kind == "region"}
     write_windows(folder.work, tables, spec=next(iter(specs.values())), regions=regions, facts=facts)
     folder.finish(**facts)
@@ -176,7 +177,7 @@ def scaled(encoder: Mapping[str, Any], *, n_times: int, whole: int) -> dict[str,
 def _trained(run: FoldRun, parts: Sequence[Extent], *, galleries: Mapping[str, list[str]], cfg: DictConfig,
              specs: Mapping[str, SignalSpec]) -> Iterator[pd.DataFrame]:
     """Train a decoder for every part of one fold, and yield the ranks."""
-    settings, config = plain(cfg.windows), run.manifest["config"]
+    settings, config = plain(cfg.windows), run.manifest.config
     ridge = settings["ridge"] if settings["how"] == "ridge" else None
     whole = next(iter(specs.values()))
     for number, part in enumerate(parts, start=1):
@@ -232,4 +233,4 @@ def _ranks(run: FoldRun, data: BrainData, batches: Sequence[tuple[pd.DataFrame, 
     for space in data.target_specs:
         decoded = np.concatenate([of[space] for of in predicted]).reshape(len(rows), -1)
         yield rank_rows(rows, decoded, true=partial(data.target, space), galleries=galleries).assign(
-            **part.facts(), space=space, fold=run.manifest["fold"], seed=run.manifest["seed"])
+            **part.facts(), space=space, fold=run.manifest.fold, seed=run.manifest.seed)

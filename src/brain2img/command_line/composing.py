@@ -129,7 +129,9 @@ def _replace_what_was_chosen_anew(loader: ConfigLoaderImpl, cfg: DictConfig, con
     """
     typed = {o.lstrip("+").partition("=")[0]: o for o in overrides if not o.startswith("~")}
     owners = _choices_of(loader, config_name, overrides)
-    groups = {key for key in typed if key.partition("@")[0] in {o.partition("/")[0] for o in owners.values()}}
+    known = {owner.partition("/")[0] for owner in owners.values()}
+    groups = {key for key, o in typed.items()
+              if key.partition("@")[0] in known and not o.partition("=")[2].startswith("{")}
     if not groups or not any(key.split("@")[0] == "experiment" for key in typed):
         return
     before = _choices_of(loader, config_name, [o for key, o in typed.items() if key not in groups])

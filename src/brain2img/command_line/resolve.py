@@ -18,7 +18,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from brain2img.artifacts import differences, read_manifest, safe_name
+from brain2img.artifacts import differences, safe_name
 from brain2img.command_line.arguments import CONFIGS
 from brain2img.command_line.commands import COMMANDS, Command
 from brain2img.command_line.composing import guard
@@ -26,7 +26,8 @@ from brain2img.interfaces import Metric, Space, Study
 from brain2img.stages.adapt import adapted_name
 from brain2img.stages.build import PARTS, as_data, build_study, class_of, identity_of_study, plain, trust
 from brain2img.stages.new_subject import runs_without
-from brain2img.stages.workspace import LATER, fold_order, fold_runs
+from brain2img.stages.runs import RunManifest, fold_order, fold_runs
+from brain2img.stages.workspace import LATER
 
 log = logging.getLogger(__name__)
 REMEMBERED = ("split", "data", "decoder", "seed", "study", *PARTS, *LATER)
@@ -271,20 +272,20 @@ def adopt_run(cfg: DictConfig, *, request: Request) -> DictConfig:
     if not folders:
         raise ValueError(f"run {folder}: expected folders fold-<k>_seed-<s>, got "
                          f"{'none in it' if folder.exists() else 'nothing'}. Give run=<folder under outputs/train>.")
-    manifest = read_manifest(folders[0], what="run")
+    manifest = RunManifest.read(folders[0])
     if "study" in given:
-        lines = differences(manifest["study"], identity_of_study(plain(cfg.study)))
+        lines = differences(manifest.study, identity_of_study(plain(cfg.study)))
         if lines:
             raise ValueError(f"run {folder}: expected a run of the study asked for, got one of another study or "
-                             f"variant ({manifest['study_name']}):\n  " + "\n  ".join(lines)
+                             f"variant ({manifest.study_name}):\n  " + "\n  ".join(lines)
                              + "\nLeave study=... out (the run knows its study), or choose another run.")
     if {"split", "data"} & given:
         raise ValueError(f"run {folder}: expected its own split and data settings, got overrides of them. "
                          "A trained decoder fits the data it was trained on: train another run for other settings.")
-    remembered = {**manifest["config"], **manifest["later"], "study": manifest["study"]}
+    remembered = {**manifest.config, **manifest.later, "study": manifest.study}
     adopted = _with(cfg, **{key: as_data(value, what=f"run {folder}, {key}") for key, value in remembered.items()
                             if key in REMEMBERED and key not in given})
-    return adopted if cfg.name is not None else _with(adopted, name=manifest["name"])
+    return adopted if cfg.name is not None else _with(adopted, name=manifest.name)
 
 
 def adaptation(cfg: DictConfig, request: Request) -> DictConfig:
@@ -300,13 +301,13 @@ def adaptation(cfg: DictConfig, request: Request) -> DictConfig:
     manifest = runs_without(cfg.subject, fold_runs(cfg))[0].manifest
     changes: dict[str, Any] = {}
     if not request.names("study", "raw"):
-        changes["study"] = as_data(manifest["study"], what=f"run {cfg.run}, study")
-    if "trainer" in manifest["config"]:
-        changes["trainer"] = changed_trainer(manifest["config"]["trainer"], plain(cfg.trainer), request)
+        changes["study"] = as_data(manifest.study, what=f"run {cfg.run}, study")
+    if "trainer" in manifest.config:
+        changes["trainer"] = changed_trainer(manifest.config["trainer"], plain(cfg.trainer), request)
     if not request.names("label"):
-        changes["label"] = f"{manifest['label']}_adapted"
+        changes["label"] = f"{manifest.label}_adapted"
     if cfg.name is None:
-        changes["name"] = adapted_name(manifest["name"], cfg)
+        changes["name"] = adapted_name(manifest.name, cfg)
     return _with(cfg, **changes)
 
 
@@ -339,9 +340,10 @@ def ablation(cfg: DictConfig, request: Request) -> DictConfig:
     rows += [(key, key.replace("_", " "), other, (), few) for key, other in (settings.get("others") or {}).items()]
     composed = {}
     for key, label, name, overrides, seeds in rows:
-        configs = [_with(request.compose(f"experiment={name}", *overrides, f"seed={seed}",
-                                         without=("ablation", "experiment", "name", "seed", "overwrite")),
-                         name=f"{cfg.name}/{safe_name(key)}_seed-{seed}", conditions=["decoded"]) for seed in seeds]
+        row = request.compose(f"experiment={name}", *overrides,
+                              without=("ablation", "experiment", "name", "seed", "overwrite"))
+        configs = [_with(row, seed=seed, name=f"{cfg.name}/{safe_name(key)}_seed-{seed}", conditions=["decoded"])
+                   for seed in seeds]
         composed[key] = {"label": label, "configs": list(map(plain, configs))}
     return _with(cfg, ablation={**settings, "rows": composed})
 

@@ -30,12 +30,11 @@ from brain2img.stages.new_subject import (
     target_caches,
     target_study,
 )
+from brain2img.stages.runs import FoldRun, fold_runs
 from brain2img.stages.train import split_hashes
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of, outputs, relative
+from brain2img.stages.workspace import folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
-PLACE = ("fold", "split_seed", "decoder_seed", "held_out", "adapt")
-"""What a fold's manifest adds to the configuration of its training."""
 VALIDATIONS = 25
 """Validations in a training whose length is given in steps."""
 
@@ -59,7 +58,7 @@ def adapt(cfg: DictConfig) -> Path:
     plan = Adaptation.of(cfg, runs[0])
     name, label = str(cfg.name), str(cfg.label)
     for number, run in enumerate(runs):
-        log.info("adapt %s to %s as %s, fold %d of %d", run.manifest["name"], plan.subject, name, number + 1, len(runs))
+        log.info("adapt %s to %s as %s, fold %d of %d", run.manifest.name, plan.subject, name, number + 1, len(runs))
         _fold(folder_of(cfg, "train", name, run.folder.name), run, plan, cfg=cfg,
               facts={"name": name, "label": label, "n_fold_runs": len(runs)})
     return folder_of(cfg, "train", name)
@@ -96,7 +95,7 @@ class Adaptation:
     def of(cls, cfg: DictConfig, run: FoldRun) -> Adaptation:
         """Read the command and check it against the run and the study."""
         manifest = run.manifest
-        config = {k: v for k, v in copy.deepcopy(manifest["config"]).items() if k not in PLACE}
+        config = copy.deepcopy(manifest.training)
         decoder = class_of(config["decoder"], Decoder)
         if not decoder.has_parts:
             raise ValueError(f"run {run.folder.parent}: expected a deep decoder, which shares weights between "
@@ -113,7 +112,7 @@ class Adaptation:
         config["split"] = {**config["split"], "kind": "study" if kind in OVER_SUBJECTS else kind,
                            "train_trials": n_trials, "train_order": cfg.order, "train_seed": int(cfg.draw)}
         config["trainer"] = plain(cfg.trainer)
-        settings = {"run": manifest["id"], "mode": cfg.mode, "frozen": cfg.frozen, "steps": cfg.steps,
+        settings = {"run": manifest.id, "mode": cfg.mode, "frozen": cfg.frozen, "steps": cfg.steps,
                     "source_subjects": sources_of(cfg, run, prepared)}
         return cls(subject, prepared, target_caches(run, prepared), config, settings,
                    study=identity_of_study(plain(cfg.study)))
@@ -145,15 +144,15 @@ def in_steps(trainer: Mapping[str, Any], *, n_trials: int, steps: int | None) ->
 
 def _fold(path: Path, run: FoldRun, plan: Adaptation, *, cfg: DictConfig, facts: Mapping[str, Any]) -> None:
     manifest, subject, root = run.manifest, plan.subject, outputs(cfg)
-    place = {"fold": manifest["fold"], "split_seed": manifest["split_seed"], "decoder_seed": manifest["seed"]}
+    place = manifest.place
     data = build_data(plan.config, prepared=plan.prepared, caches=plan.caches, fold=place["fold"],
                       split_seed=place["split_seed"])
     used = data.trials[data.trials["split"] == "train"]
     config = {**plan.config, "trainer": in_steps(plan.config["trainer"], n_trials=len(used), steps=cfg.steps)}
-    inputs = {"run": manifest["id"], "prepared": plan.prepared.manifest["id"],
+    inputs = {"run": manifest.id, "prepared": plan.prepared.manifest["id"],
               **{name: read_manifest(cache.folder)["id"] for name, cache in plan.caches.items()}}
     folder = open_folder(path, stage="adapt", overwrite=cfg.overwrite, inputs=inputs,
-                         config={**config, **place, "adapt": {**plan.settings, "run": manifest["id"]}})
+                         config={**config, **place, "adapt": {**plan.settings, "run": manifest.id}})
     if folder.finished:
         log.info("adapt: finished already (%s)", folder.path)
         return
@@ -164,7 +163,7 @@ def _fold(path: Path, run: FoldRun, plan: Adaptation, *, cfg: DictConfig, facts:
     write_table(folder.work / "trials.parquet", used[["subject", "stimulus_id", "row"]])
     decoder = cast(DeepDecoder, build_decoder(config, data=data, seed=place["decoder_seed"]))
     checkpoint = run.folder / "best.ckpt"
-    weights = take_over(decoder, read_checkpoint(checkpoint)["state_dict"], subject=subject, known=manifest["subjects"],
+    weights = take_over(decoder, read_checkpoint(checkpoint)["state_dict"], subject=subject, known=manifest.subjects,
                         what=f"checkpoint {checkpoint}")
     weights |= restrict(decoder, subject=subject, mode=cfg.mode, frozen=cfg.frozen)
     log.info("%d trials; %d values trained, %d frozen", len(used), count(decoder, weights["trained"]),
@@ -175,10 +174,10 @@ def _fold(path: Path, run: FoldRun, plan: Adaptation, *, cfg: DictConfig, facts:
     trials = {"n": len(used), "asked": plain(cfg.trials), "order": cfg.order, "seed": int(cfg.draw),
               "hash": digest(ids)}
     folder.finish(
-        **facts, study=plan.study, study_name=plan.prepared.name, later=manifest["later"], fold=place["fold"],
+        **facts, study=plan.study, study_name=plan.prepared.name, later=manifest.later, fold=place["fold"],
         seed=place["decoder_seed"], split_seed=place["split_seed"], held_out=None, subjects=data.subjects,
         splits=split_hashes(data),
-        adapted={"run": relative(run.folder, root), "subjects": manifest["subjects"], **plan.settings, "trials": trials,
+        adapted={"run": relative(run.folder, root), "subjects": manifest.subjects, **plan.settings, "trials": trials,
                  "n_trained": count(decoder, weights["trained"]), "n_frozen": count(decoder, weights["frozen"]),
                  **weights},
         paths={"prepared": relative(plan.prepared.folder, root),

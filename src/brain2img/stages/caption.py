@@ -28,7 +28,8 @@ from brain2img.stages.collection import for_each_member
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, folder_of
+from brain2img.stages.runs import FoldRun
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
     for fold in sorted(set(runs)):
         fitted = fold_run(cfg, predictions, fold) if captioner.fits else None
         mine = np.flatnonzero(runs == fold)
-        keys.iloc[mine] = row_keys(predictions, mine, captioner.needs, fitted=fitted.manifest["id"] if fitted else "")
+        keys.iloc[mine] = row_keys(predictions, mine, captioner.needs, fitted=fitted.manifest.id if fitted else "")
         new = keys.iloc[mine].drop_duplicates()
         new = new[[k not in known for k in new]]
         log.info("caption %s: %d captions, %d of them new", what, len(mine), len(new))

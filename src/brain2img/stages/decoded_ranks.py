@@ -13,7 +13,7 @@ from brain2img.data.dataset import chunks
 from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder
 from brain2img.metrics.ranking import rank_table, similarity
-from brain2img.stages.workspace import FoldRun
+from brain2img.stages.runs import FoldRun
 
 
 def decode(decoder: Decoder, data: BrainData, items: pd.DataFrame, *, batch_size: int) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig) -> Path:
         folder_of(cfg, "scores", name), stage="evaluate", overwrite=cfg.overwrite,
         config={"metrics": [plain(member.metric) for member in configs], "seed": cfg.seed,
                 "metric_spaces": [plain(member.get("metric_space")) for member in configs],
-                "labels": [member.manifest["label"] for member in found],
+                "labels": [member.manifest.label for member in found],
                 "headline": [plain(member.headline) for member in configs]},
         inputs={key: value for member in found for key, value in member.inputs().items()})
     if folder.finished:

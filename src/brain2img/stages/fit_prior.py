@@ -19,7 +19,8 @@ from brain2img.stages.apply_prior import prior_place, row_generators
 from brain2img.stages.build import build_prior, plain
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.held_out import prior_predictions
-from brain2img.stages.workspace import FoldRun, fold_runs, folder_of
+from brain2img.stages.runs import FoldRun, fold_runs
+from brain2img.stages.workspace import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,9 @@ def fit_prior(cfg: DictConfig) -> Path:
     if not cfg.get("prior"):
         raise ValueError("prior: expected one to fit, got none. Choose prior=affine or prior=diffusion.")
     settings, runs = plain(cfg.prior_fit), fold_runs(cfg)
-    missing = sorted(set(settings["spaces"]) - set(runs[0].manifest["paths"]["caches"]))
+    missing = sorted(set(settings["spaces"]) - set(runs[0].manifest.paths["caches"]))
     if missing or not settings["spaces"]:
-        raise ValueError(f"prior_fit.spaces: expected spaces of {sorted(runs[0].manifest['paths']['caches'])}, got "
+        raise ValueError(f"prior_fit.spaces: expected spaces of {sorted(runs[0].manifest.paths['caches'])}, got "
                          f"{settings['spaces']}. Choose some that the run {runs[0].folder.parent} decodes.")
     if settings["source"] == "joint" and not runs[0].data().has_validation:
         raise ValueError(f"prior_fit.source=joint: expected a run with validation stimuli, which score the prior, got "
@@ -62,7 +63,7 @@ def fit_prior(cfg: DictConfig) -> Path:
     if settings["source"] == "joint" and per_subject:
         raise ValueError("prior_fit.per_subject: expected one prior for all subjects, since it was trained jointly "
                          "with the decoder, got one a subject. Set prior_fit.per_subject=false.")
-    caches = {space: EmbeddingCache(runs[0].stored(runs[0].manifest["paths"]["caches"][space]))
+    caches = {space: EmbeddingCache(runs[0].stored(runs[0].manifest.paths["caches"][space]))
               for space in settings["spaces"]}
     folder = open_folder(
         folder_of(cfg, "priors", cfg.name), stage="fit_prior", overwrite=cfg.overwrite,
@@ -86,9 +87,9 @@ def fit_prior(cfg: DictConfig) -> Path:
                 line = {"space": space, "run": i, "subject": subject, **read_json(place / "scores.json")}
                 _tell(line)
                 lines.append(line)
-    folder.finish(source=LABELS[settings["source"]], validation=lines, runs=[run.manifest["id"] for run in runs],
+    folder.finish(source=LABELS[settings["source"]], validation=lines, runs=[run.manifest.id for run in runs],
                   uids={space: predictions.specs[space].uid for space in caches},
-                  study_name=runs[0].manifest["study_name"])
+                  study_name=runs[0].manifest.study_name)
     return folder.path
 
 

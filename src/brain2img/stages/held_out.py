@@ -12,8 +12,9 @@ from brain2img.data.datamodule import BrainData
 from brain2img.data.trials import at_most
 from brain2img.stages.build import plain
 from brain2img.stages.predict import decode_rows
+from brain2img.stages.runs import FoldRun
 from brain2img.stages.train import train_fold
-from brain2img.stages.workspace import FoldRun, folder_of, outputs, relative
+from brain2img.stages.workspace import folder_of, outputs, relative
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
         raise ValueError(f"prior_fit.source: expected one of {list(SOURCES)}, got {source!r}. Correct it.")
     if not (repetitions in ("match", "all") or (isinstance(repetitions, int) and repetitions > 0)):
         raise ValueError(f"prior_fit.repetitions: expected match, all or a number, got {repetitions!r}. Correct it.")
-    if source == "validation" and not runs[0].manifest["config"]["split"].get("prior_fraction"):
+    if source == "validation" and not runs[0].manifest.config["split"].get("prior_fraction"):
         raise ValueError("prior_fit.source=validation: expected a run that kept validation stimuli from early "
                          f"stopping, got one with split.prior_fraction=0 ({runs[0].folder.parent}). Train it with "
                          "split.prior_fraction=0.5, or use prior_fit.source=out_of_fold.")
-    if source == "out_of_fold" and runs[0].manifest["stage"] == "adapt":
+    if source == "out_of_fold" and runs[0].manifest.stage == "adapt":
         raise ValueError("prior_fit.source=out_of_fold: expected a run that was trained from fresh weights, of which "
                          f"each part can be trained anew, got an adapted one ({runs[0].folder.parent}). Use "
                          "prior_fit.source=validation, with a run whose split.prior_fraction is above 0.")
@@ -62,16 +63,16 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
         decoders = [(i, part) for i, run in enumerate(runs) for part in _train_parts(run, cfg)]
     root = outputs(cfg)
     folder = open_folder(folder_of(cfg, "predictions", cfg.name, source), stage="predict", config=config,
-                         inputs={relative(part.folder, root): part.manifest["id"] for _, part in decoders},
+                         inputs={relative(part.folder, root): part.manifest.id for _, part in decoders},
                          overwrite=cfg.overwrite)
     if not folder.finished:
-        log.info("predict %s of %s", source.replace("_", " "), runs[0].manifest["name"])
+        log.info("predict %s of %s", source.replace("_", " "), runs[0].manifest.name)
         data = [part.data() for _, part in decoders]
         rows = _rows(decoders, data, runs, split=SOURCES[source], repetitions=repetitions, seed=cfg.seed)
         _check(rows, runs, source=source)
         decode_rows(folder.work, rows, decoders=[part for _, part in decoders], data=data, batch_size=cfg.batch_size,
                     by="decoder")
-        folder.finish(condition=source, label=runs[0].manifest["label"], study_name=runs[0].manifest["study_name"],
+        folder.finish(condition=source, label=runs[0].manifest.label, study_name=runs[0].manifest.study_name,
                       run=relative(runs[0].folder.parent, root))
     return Predictions(folder.path)
 
@@ -79,16 +80,14 @@ def prior_predictions(cfg: DictConfig, runs: list[FoldRun]) -> Predictions:
 def _train_parts(run: FoldRun, cfg: DictConfig) -> list[FoldRun]:
     """Train the decoder of a run once for each part of its training stimuli, without that part."""
     manifest, n_parts, root = run.manifest, int(cfg.prior_fit.folds), outputs(cfg)
-    place = {key: manifest["config"][key] for key in ("fold", "split_seed", "decoder_seed")}
-    config = {key: value for key, value in manifest["config"].items() if key not in place}
-    facts = {key: manifest[key] for key in ("name", "label", "study", "study_name", "later")}
-    found = {name: EmbeddingCache(run.stored(path)) for name, path in manifest["paths"]["caches"].items()}
+    found = {name: EmbeddingCache(run.stored(path)) for name, path in manifest.paths["caches"].items()}
     parts = []
     for part in range(n_parts):
         path = run.folder.parent / "out_of_fold" / run.folder.name / f"part-{part}-of-{n_parts}"
-        train_fold(path, config=config, prepared=run.prepared, found=found, root=root, overwrite=cfg.overwrite,
-                   place={**place, "held_out": [part, n_parts]}, facts={**facts, "n_fold_runs": 1},
-                   description=f"train {manifest['name']} {run.folder.name} without part {part + 1} of {n_parts}")
+        train_fold(path, config=manifest.training, prepared=run.prepared, found=found, root=root,
+                   place={**manifest.place, "held_out": [part, n_parts]}, facts=manifest.facts(n_fold_runs=1),
+                   overwrite=cfg.overwrite,
+                   description=f"train {manifest.name} {run.folder.name} without part {part + 1} of {n_parts}")
         parts.append(FoldRun(path, root))
     return parts
 
@@ -101,7 +100,7 @@ def _rows(decoders: list[tuple[int, FoldRun]], data: list[BrainData], runs: list
         if repetitions != "all":
             items = at_most(items, int(_test_repetitions(mine) if repetitions == "match" else repetitions), seed=seed)
         tables.append(items.assign(run=i, decoder=number,
-                                   draw=runs[i].manifest["split_seed"] if len(runs) > 1 else items["draw"]))
+                                   draw=runs[i].manifest.split_seed if len(runs) > 1 else items["draw"]))
     rows = pd.concat(tables, ignore_index=True)
     if rows.empty:
         raise ValueError(f"run {runs[0].folder.parent}: expected stimuli of split {split!r} for the prior, got none. "

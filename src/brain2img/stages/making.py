@@ -12,7 +12,8 @@ from brain2img.artifacts import Predictions, stored_at
 from brain2img.data.dataset import chunks
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.stages.apply_prior import conditioned
-from brain2img.stages.workspace import FoldRun, conditions, fold_order, outputs
+from brain2img.stages.runs import FoldRun, fold_order
+from brain2img.stages.workspace import conditions, outputs
 
 
 def asked_predictions(cfg: DictConfig, parts: Mapping[str, Reconstructor | Captioner], *, group: str

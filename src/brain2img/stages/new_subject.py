@@ -16,7 +16,8 @@ from brain2img.data.trials import OVER_SUBJECTS
 from brain2img.interfaces import Encoder, SubjectAdapter
 from brain2img.stages.build import build, identity_of_study, plain
 from brain2img.stages.quoting import command
-from brain2img.stages.workspace import FoldRun, prepared_folder
+from brain2img.stages.runs import FoldRun
+from brain2img.stages.workspace import prepared_folder
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,15 @@ log = logging.getLogger(__name__)
 def target_study(cfg: DictConfig, run: FoldRun) -> PreparedStudy:
     """Return the study of the new subject: the one that the run was trained on, where the settings describe that."""
     study = plain(cfg.study)
-    if study.get("raw") is None and not differences(run.manifest["study"], identity_of_study(study)):
+    if study.get("raw") is None and not differences(run.manifest.study, identity_of_study(study)):
         return run.prepared
     return PreparedStudy(prepared_folder(cfg))
 
 
 def runs_without(subject: str | None, runs: Sequence[FoldRun]) -> list[FoldRun]:
     """Return the folds to adapt: of a run whose folds are subjects those not trained on `subject`, else all."""
-    found = [run for run in runs if subject not in run.manifest["subjects"]]
-    over_subjects = runs[0].manifest["config"]["split"]["kind"] in OVER_SUBJECTS
+    found = [run for run in runs if subject not in run.manifest.subjects]
+    over_subjects = runs[0].manifest.config["split"]["kind"] in OVER_SUBJECTS
     return found if over_subjects and found else list(runs)
 
 
@@ -45,11 +46,11 @@ def check_new(subject: str | None, prepared: PreparedStudy, run: FoldRun) -> str
         If it is not in the study, the run knows it already (with the voxels of this study, or with others), or the
         study is of another modality.
     """
-    known = run.manifest["subjects"]
+    known = run.manifest.subjects
     if subject is None or subject not in prepared.subjects:
         raise ValueError(f"subject: expected one of study {prepared.name}, {prepared.subjects}, got {subject!r}. Give "
                          f"one that the run does not know (it knows {known}).")
-    if prepared.name == run.manifest["study_name"] and subject in known:
+    if prepared.name == run.manifest.study_name and subject in known:
         difference = _difference(prepared, run, subject)
         raise ValueError(
             f"subject {subject!r}: expected one that the run does not know, got one it was trained with"
@@ -77,7 +78,7 @@ def _difference(prepared: PreparedStudy, run: FoldRun, subject: str) -> str:
 
 def _has_study(run: FoldRun) -> bool:
     """Tell whether the prepared study of a run is still there."""
-    return (run.stored(run.manifest["paths"]["prepared"]) / "manifest.json").exists()
+    return (run.stored(run.manifest.paths["prepared"]) / "manifest.json").exists()
 
 
 def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingCache]:
@@ -89,7 +90,7 @@ def target_caches(run: FoldRun, prepared: PreparedStudy) -> dict[str, EmbeddingC
         If one is missing.
     """
     found: dict[str, EmbeddingCache] = {}
-    for name, path in run.manifest["paths"]["caches"].items():
+    for name, path in run.manifest.paths["caches"].items():
         uid = read_manifest(run.stored(path), what=f"embeddings of space {name!r}")["config"]["uid"]
         for folder in (run.stored(path), *sorted((run.root / "cache" / prepared.name).glob(f"{name}-*"))):
             if (folder / "manifest.json").exists() and _is(read_manifest(folder), uid=uid, prepared=prepared):
@@ -113,13 +114,13 @@ def sources_of(cfg: DictConfig, run: FoldRun, prepared: PreparedStudy) -> list[s
     ValueError
         If one that is asked for by name is not known to the run.
     """
-    asked, known = plain(cfg.source_subjects), run.manifest["subjects"]
+    asked, known = plain(cfg.source_subjects), run.manifest.subjects
     if asked == "auto":
-        if cfg.mode != "reset" or not run.manifest["config"]["adapter"].get("cycle"):
+        if cfg.mode != "reset" or not run.manifest.config["adapter"].get("cycle"):
             return []
         if not _has_study(run):
             log.warning("adapt: the cycle with known subjects is left out, for the study of the run is not there (%s)",
-                        run.manifest["paths"]["prepared"])
+                        run.manifest.paths["prepared"])
             return []
         return list(known)
     unknown = sorted(set(asked or []) - set(known))
@@ -149,7 +150,7 @@ def check_signals(run: FoldRun, data: BrainData) -> None:
         raise ValueError(f"study {data.study.name}, subject {new.subject!r}: expected the sampling rate and the window "
                          f"that run {run.folder.parent} was trained on, got {other}. Prepare the study at this rate, "
                          "with the run's window inside what is kept.")
-    config, beside = run.manifest["config"], dataclasses.replace(known, subject=f"{known.subject} of the run")
+    config, beside = run.manifest.config, dataclasses.replace(known, subject=f"{known.subject} of the run")
     with torch.random.fork_rng(devices=[]):
         encoder = build(config["encoder"], Encoder, specs={beside.subject: beside})
         build(config["adapter"], SubjectAdapter, specs={beside.subject: beside, new.subject: new}, grid=encoder.grid)

@@ -23,16 +23,8 @@ from brain2img.data.dataset import chunks
 from brain2img.records import EmbeddingSpec
 from brain2img.stages.collection import for_each_member
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import (
-    FoldRun,
-    conditions,
-    fixed_order,
-    fold_runs,
-    folder_of,
-    outputs,
-    relative,
-    test_rows,
-)
+from brain2img.stages.runs import FoldRun, fold_runs
+from brain2img.stages.workspace import conditions, fixed_order, folder_of, outputs, relative, test_rows
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +45,7 @@ def predict(cfg: DictConfig) -> list[Path]:
     base = folder_of(cfg, "predictions", cfg.name)
     folders = []
     for condition in conditions(cfg):
-        inputs = {run.folder.name: run.manifest["id"] for run in runs}
+        inputs = {run.folder.name: run.manifest.id for run in runs}
         if condition == "shuffled":
             inputs = {"decoded": read_manifest(base / "decoded", what="predictions")["id"]}
         folder = open_folder(base / condition, stage="predict", inputs=inputs, overwrite=cfg.overwrite,
@@ -62,7 +54,7 @@ def predict(cfg: DictConfig) -> list[Path]:
         if folder.finished:
             log.info("predict %s: finished already (%s)", condition, folder.path)
             continue
-        log.info("predict %s of %s", condition, runs[0].manifest["name"])
+        log.info("predict %s of %s", condition, runs[0].manifest.name)
         if condition == "shuffled":
             shuffled_view(folder.work, base / "decoded")
         elif condition == "mean":
@@ -71,8 +63,8 @@ def predict(cfg: DictConfig) -> list[Path]:
             _true(folder, runs, split=cfg.predict_split)
         else:
             _decode(folder, runs, cfg=cfg, noise=condition == "noise")
-        folder.finish(condition=condition, label=runs[0].manifest["label"], run=relative(
-            runs[0].folder.parent, outputs(cfg)), study_name=runs[0].manifest["study_name"])
+        folder.finish(condition=condition, label=runs[0].manifest.label, run=relative(
+            runs[0].folder.parent, outputs(cfg)), study_name=runs[0].manifest.study_name)
     return folders
 
 
@@ -84,7 +76,7 @@ def rows_to_decode(runs: list[FoldRun], split: str) -> tuple[pd.DataFrame, list]
         raise ValueError(f"run {runs[0].folder}: expected trials in split {split!r}, got none. "
                          "Choose another predict_split.")
     # the repeats of a cross-validation decode every stimulus once each
-    rows["draw"] = [runs[i].manifest["split_seed"] for i in rows["run"]] if len(runs) > 1 else rows["draw"]
+    rows["draw"] = [runs[i].manifest.split_seed for i in rows["run"]] if len(runs) > 1 else rows["draw"]
     return rows, data
 
 

@@ -33,7 +33,8 @@ from brain2img.stages.collection import for_each_member
 from brain2img.stages.making import asked_predictions, fold_run, row_keys
 from brain2img.stages.memory import fitting
 from brain2img.stages.progress import progress
-from brain2img.stages.workspace import FoldRun, fixed_order, folder_of
+from brain2img.stages.runs import FoldRun
+from brain2img.stages.workspace import fixed_order, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _images(folder: StageFolder, predictions: Predictions, reconstructor: Recons
         fitted = fold_run(cfg, predictions, fold) if reconstructor.fits else None
         mine = rows.index[rows["run"] == fold].to_numpy()
         pictures[mine] = [store / f"{key}.png" for key in row_keys(
-            predictions, mine, reconstructor.needs, fitted=fitted.manifest["id"] if fitted else "")]
+            predictions, mine, reconstructor.needs, fitted=fitted.manifest.id if fitted else "")]
         new = pictures[mine].drop_duplicates()
         new = new[[not (is_whole_png(path) and path.stat().st_mtime >= begun) for path in new]]
         log.info("reconstruct %s %s: %d pictures, %d of them new", folder.path.parent.name, folder.path.name,

@@ -22,7 +22,8 @@ from brain2img.stages.build import build_metrics, plain
 from brain2img.stages.decoded_ranks import ideal_ranks
 from brain2img.stages.features import PictureFeatures
 from brain2img.stages.galleries import check_gallery, of_concepts
-from brain2img.stages.workspace import CONDITIONS, fold_runs, made_folders, relative
+from brain2img.stages.runs import fold_runs
+from brain2img.stages.workspace import CONDITIONS, made_folders, relative
 
 CURVES = ("repetitions", "time_course", "regions")
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -68,7 +69,7 @@ class MemberScores:
         self.runs = fold_runs(cfg)
         self.manifest = self.runs[0].manifest
         self.prepared: PreparedStudy = self.runs[0].prepared
-        self.study = self.manifest["later"]["study_label"] or self.prepared.name
+        self.study = self.manifest.later["study_label"] or self.prepared.name
         if self.prepared.manifest.get("simulated"):
             self.study += " (simulated)"
         self.caches = [run.caches() for run in self.runs]
@@ -111,7 +112,7 @@ class MemberScores:
     def entry(self) -> dict[str, Any]:
         """Return what the report needs to know of this member."""
         seconds = {"prepare": self.prepared.manifest["seconds"],
-                   "train": sum(run.manifest["seconds"] for run in self.runs)}
+                   "train": sum(run.manifest.seconds for run in self.runs)}
         paths: dict[str, Any] = {"predictions": {}, "reconstructions": {}, "captions": {}}
         for stage, key, condition, folder in self._folders():
             word = {"predictions": "predict", "reconstructions": "reconstruct", "captions": "caption"}[stage]
@@ -119,9 +120,9 @@ class MemberScores:
             at = paths[stage].setdefault(key, {}) if key else paths[stage]
             at[condition] = relative(folder.folder, self.root)
         return {"experiment": self.name, "study": self.study, "modality": self.prepared.modality,
-                "decoder": self.manifest["label"], "headline": plain(self.cfg.headline),
-                "subjects": self.subjects, "seed": self.manifest["seed"],
-                "n_fold_runs": len(self.runs), "protocol": self.manifest["config"].get("split", {}).get("kind"),
+                "decoder": self.manifest.label, "headline": plain(self.cfg.headline),
+                "subjects": self.subjects, "seed": self.manifest.seed,
+                "n_fold_runs": len(self.runs), "protocol": self.manifest.config.get("split", {}).get("kind"),
                 "prepared": relative(self.prepared.folder, self.root),
                 "run": relative(self.runs[0].folder.parent, self.root), **paths, "seconds": seconds,
                 "importance": relative(self._curve("importance"), self.root) if (
@@ -229,7 +230,7 @@ class MemberScores:
         rows = self.predictions["decoded"].rows
         repetitions = rows["n_averaged"][rows["subject"] == subject].median()
         labels = {"study": self.study, "subject": subject, "modality": self.prepared.specs[subject].modality,
-                  "decoder": self.manifest["label"], "condition": output.condition, "of": output.of,
+                  "decoder": self.manifest.label, "condition": output.condition, "of": output.of,
                   "generator": output.generator, "repetitions": int(repetitions)}
         circular = self._circular() if output.of != EMBEDDINGS else set()
         tables, chances = [], []

@@ -15,9 +15,9 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.interfaces import Decoder
 from brain2img.stages.build import build_data, build_decoder, identity_of_study, plain
 from brain2img.stages.collection import for_each_member
+from brain2img.stages.runs import FoldRun
 from brain2img.stages.workspace import (
     LATER,
-    FoldRun,
     caches,
     folder_of,
     iterate_folds,
@@ -146,19 +146,17 @@ def train_again(run: FoldRun, *, name: str, data: Mapping[str, Any], overwrite: 
         Settings of ``encoder`` that are replaced, where the run's own decoder has one.
     """
     manifest = run.manifest
-    label = manifest["label"]
-    place = {key: manifest["config"][key] for key in ("fold", "split_seed", "decoder_seed")}
-    config = {key: value for key, value in manifest["config"].items() if key not in (*place, "held_out")}
+    label = manifest.label
+    config = manifest.training
     if ridge is not None and config["decoder"]["_target_"] != ridge["_target_"]:
         config = {key: config[key] for key in ("split", "data", "seed")} | {"decoder": dict(ridge)}
         label = "ridge"
     elif encoder:
         config["encoder"] = {**config["encoder"], **encoder}
     config["data"] = {**config["data"], **data}
-    facts = {key: manifest[key] for key in ("n_fold_runs", "study", "study_name", "later")}
     path = below(run.root, "train", name, run.folder.name)
-    train_fold(path, config=config, prepared=run.prepared, found=run.caches(learned=False), root=run.root, place=place,
-               overwrite=overwrite, facts={**facts, "name": name, "label": label},
+    train_fold(path, config=config, prepared=run.prepared, found=run.caches(learned=False), root=run.root,
+               place=manifest.place, overwrite=overwrite, facts=manifest.facts(name=name, label=label),
                description=f"train {name} {run.folder.name}")
     return FoldRun(path, run.root)
 

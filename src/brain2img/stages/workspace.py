@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig
 
-from brain2img.artifacts import EmbeddingCache, below, check_name, differences, digest, read_manifest, stored_at
+from brain2img.artifacts import EmbeddingCache, below, differences, digest, read_manifest
 from brain2img.data.datamodule import BrainData
 from brain2img.data.prepared import PreparedStudy
 from brain2img.data.raw_identity import remembered
-from brain2img.data.trials import OVER_SUBJECTS, number_of_folds, select_subjects
+from brain2img.data.trials import number_of_folds, select_subjects
 from brain2img.interfaces import Decoder, Space
 from brain2img.stages.build import (
     PARTS,
-    build_data,
-    build_decoder,
     build_spaces,
     build_study,
     class_of,
     plain,
 )
-from brain2img.stages.quoting import argument
 
 LATER = ("headline", "metric", "metric_space", "reconstructor", "reconstruct", "captioner", "prior", "prior_fit",
          "label", "study_label", "stages", "repetition_curve", "time_course", "baseline")
@@ -152,139 +147,6 @@ def training_config(cfg: DictConfig) -> dict[str, Any]:
     if class_of(config["decoder"], Decoder).has_parts:
         config |= {part: plain(cfg.get(part)) for part in PARTS}
     return config
-
-
-@dataclass(frozen=True)
-class FoldRun:
-    """One trained fold: ``train/<name>/fold-<k>_seed-<s>/``."""
-
-    folder: Path
-    root: Path
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The run's manifest."""
-        return read_manifest(self.folder, what="run")
-
-    @property
-    def prepared(self) -> PreparedStudy:
-        """The prepared study it was trained on.
-
-        Raises
-        ------
-        ValueError
-            If that folder now holds something else.
-        """
-        manifest = self.manifest
-        study = PreparedStudy(self.stored(manifest["paths"]["prepared"]))
-        if study.manifest["id"] != manifest["inputs"]["prepared"]:
-            raise ValueError(f"run {self.folder}: expected the prepared study it was trained on "
-                             f"({manifest['inputs']['prepared']}), got {study.manifest['id']} in {study.folder}. "
-                             "Train the run again with overwrite=true.")
-        return study
-
-    @property
-    def learned(self) -> list[str]:
-        """Names of the spaces of which its heads have learned a view."""
-        return list(self.manifest["paths"].get("learned", {}))
-
-    def caches(self, *, learned: bool = True) -> dict[str, EmbeddingCache]:
-        """Return the true embeddings of every space: as its heads have learned to see them, or as they are."""
-        paths = self.manifest["paths"]
-        places = {**paths["caches"], **(paths.get("learned", {}) if learned else {})}
-        return {check_name(name, what=f"run {self.folder}: space"): EmbeddingCache(self.stored(path))
-                for name, path in places.items()}
-
-    def stored(self, path: str) -> Path:
-        """Return where a path of its manifest lies.
-
-        Raises
-        ------
-        ValueError
-            If it leaves the root of all results.
-        """
-        return stored_at(self.root, path, of=f"run {self.folder}")
-
-    def data(self) -> BrainData:
-        """Return the data of this fold with the statistics fitted in training."""
-        manifest = self.manifest
-        data = build_data(manifest["config"], prepared=self.prepared, caches=self.caches(), fold=manifest["fold"],
-                          split_seed=manifest["split_seed"], held_out=manifest.get("held_out"))
-        data.load_normalisation(self.folder)
-        return data
-
-    def decoder(self, data: BrainData) -> Decoder:
-        """Return the trained decoder."""
-        targets = {name: cache.spec for name, cache in self.caches(learned=False).items()}
-        sizes: Any = SimpleNamespace(specs=data.specs, target_specs=targets)
-        decoder = build_decoder(self.manifest["config"], data=sizes, seed=self.manifest["seed"])
-        decoder.load(self.folder)
-        return decoder
-
-
-def run_folder(cfg: DictConfig) -> Path:
-    """Return the folder of a trained run: ``run=<dir>`` where given, else by its name.
-
-    Raises
-    ------
-    ValueError
-        If it is not among the results of ``paths.outputs``: what is made of a run refers to it from there.
-    """
-    if not cfg.get("run"):
-        return folder_of(cfg, "train", cfg.name)
-    folder, root = Path(cfg.run).expanduser(), outputs(cfg)
-    typed = [Path(os.path.abspath(path)) for path in (folder, Path(cfg.paths.outputs).expanduser())]
-    for place, base in (typed, (folder.resolve(), root)):
-        if place.is_relative_to(base):
-            return stored_at(root, str(place.relative_to(base)), of=f"run {folder}")
-    raise ValueError(f"run {folder}: expected one below {root}, got one elsewhere ({folder.resolve()}). Give "
-                     "paths.outputs=<the outputs it belongs to>, or copy it there with what it was trained on.")
-
-
-def fold_runs(cfg: DictConfig) -> list[FoldRun]:
-    """Return the finished folds of a run.
-
-    Raises
-    ------
-    ValueError
-        If there are none, if some are unfinished, or if they are of another study than the one asked for.
-    """
-    folder = run_folder(cfg)
-    folders = [folder] if folder.name.startswith("fold-") else sorted(folder.glob("fold-*"), key=fold_order)
-    if not folders:
-        raise ValueError(f"run {folder}: expected folders fold-<k>_seed-<s>, got "
-                         f"{'none in it' if folder.exists() else 'nothing'}. Run the train stage first, or give "
-                         "run=<folder of a run>.")
-    runs = [FoldRun(f, outputs(cfg)) for f in folders]
-    expected = runs[0].manifest["n_fold_runs"]
-    if folder == folders[0].parent and len(runs) < expected:
-        raise ValueError(f"run {folder}: expected {expected} trained folds, got {len(runs)}. "
-                         "Run the train stage again: it continues where it stopped.")
-    return runs
-
-
-def one_fold(cfg: DictConfig) -> FoldRun:
-    """Return the fold that stands for a run in stages that look at one: the first.
-
-    Raises
-    ------
-    ValueError
-        If its folds are subjects or stimuli, of which the first would stand for all.
-    """
-    runs = fold_runs(cfg)
-    kind = runs[0].manifest["config"]["split"]["kind"]
-    if len(runs) > 1 and kind in (*OVER_SUBJECTS, "leave_one_stimulus_out"):
-        one = "stimulus" if kind == "leave_one_stimulus_out" else "subject"
-        raise ValueError(f"run {runs[0].folder.parent}: expected one model for all subjects, got {len(runs)} folds of "
-                         f"one {one} each. Choose one of them with {argument('run', str(runs[0].folder))} and "
-                         "name=<of its results>.")
-    return runs[0]
-
-
-def fold_order(folder: Path) -> tuple[int, ...]:
-    """Return (seed, fold) of a folder ``fold-<k>_seed-<s>``, the order in which folds are trained."""
-    fold, seed = (int(part.split("-")[1]) for part in folder.name.split("_"))
-    return seed, fold
 
 
 def relative(path: Path, root: Path) -> str:
