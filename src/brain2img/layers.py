@@ -354,3 +354,24 @@ def principal_axes(x: Tensor, n: int) -> Tensor:
     axes = vectors if len(x) >= x.shape[1] else x.T @ vectors / values.sqrt().clamp_min(1e-12)
     axes = axes * (values > 1e-9 * values[0])
     return F.pad(axes.to(dtype), (0, n - axes.shape[1]))
+
+
+class Neighbours:
+    """Which of the known embeddings is nearest to a decoded one, by cosine.
+
+    Both sides are centred on the mean of the known ones, which all embeddings share and which would hide differences.
+
+    Parameters
+    ----------
+    known
+        ``(N, *shape)``.
+    """
+
+    def __init__(self, known: Any) -> None:
+        flat = torch.as_tensor(known).float().flatten(1)
+        self._mean = flat.mean(dim=0)
+        self._known = F.normalize(flat - self._mean, dim=1)
+
+    def nearest(self, decoded: Tensor) -> list[int]:
+        """Return the row of the nearest one for each of ``(B, *shape)``."""
+        return (F.normalize(decoded.float().flatten(1) - self._mean, dim=1) @ self._known.T).argmax(dim=1).tolist()
