@@ -38,10 +38,10 @@ class NearestCaption(Captioner):
         ValueError
             If a stimulus has no caption.
         """
-        bare = [i for i, texts in enumerate(captions) if not len(texts)]
-        if bare or not len(captions):
+        without = [i for i, texts in enumerate(captions) if not len(texts)]
+        if without or not len(captions):
             raise ValueError(f"captions of the training stimuli: expected at least one for each, got none for "
-                             f"{len(bare)} of {len(captions)}. Leave captions out for this study (captioner=[]).")
+                             f"{len(without)} of {len(captions)}. Leave captions out for this study (captioner=[]).")
         self._neighbours = Neighbours(np.asarray(embeddings[self.space], dtype=np.float32))
         self._captions = [texts[0] for texts in captions]
 

@@ -158,8 +158,8 @@ class OpenCLIP(Space):
                     embeddings = model.encode_image(images.to(self.device), normalize=self.normalise)
             else:
                 texts = [list(stimuli.table["captions"].iloc[row])[:self.n_captions] for row in rows]
-                said = [self.prompt.replace("{}", text) for each in texts for text in each]
-                tokens = self._tokenize(said).to(self.device)
+                prompts = [self.prompt.replace("{}", text) for each in texts for text in each]
+                tokens = self._tokenize(prompts).to(self.device)
                 parts = model.encode_text(tokens, normalize=self.normalise).split([len(each) for each in texts])
                 embeddings = torch.stack([part.mean(dim=0) for part in parts])
                 embeddings = torch.nn.functional.normalize(embeddings, dim=-1) if self.normalise else embeddings
