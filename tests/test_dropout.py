@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from brain2img.layers import Dropout, anew, dropout
+from brain2img.layers import Dropout, dropout, recomputed
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])
@@ -39,7 +39,7 @@ def test_other_shares_are_those_of_pytorch():
 def test_what_is_computed_anew_draws_the_same_numbers():
     w, x = torch.randn(4, 4, requires_grad=True), torch.randn(6, 4)
     gradients = []
-    for how in (anew, lambda function, *given, random: function(*given)):
+    for how in (recomputed, lambda function, *given, random: function(*given)):
         torch.manual_seed(2)
         y = how(lambda a, b: dropout(a @ b, 0.5), x, w, random=True)
         torch.rand(3)  # other draws in between

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
-def anew(function: Callable[..., Tensor], *arguments: Tensor | None, random: bool = False) -> Tensor:
+def recomputed(function: Callable[..., Tensor], *arguments: Tensor | None, random: bool = False) -> Tensor:
     """Return ``function(*arguments)``; nothing of it is kept for the backward pass, which computes it anew.
 
     `random`: it draws random numbers, which must be the same again.
@@ -38,7 +38,7 @@ class _ByteDropout(torch.autograd.Function):
         n = x.numel()
         noise = torch.empty((n + 7) // 8, dtype=torch.int64).random_(-2**63, None).view(torch.uint8)
         keep, ctx.scale = noise[:n].view(x.shape) >= share, 256 / (256 - share)
-        ctx.save_for_backward(keep)  # not an attribute, which would outlive what `anew` gives up
+        ctx.save_for_backward(keep)  # not an attribute, which would outlive what `recomputed` gives up
         return _ByteDropout._kept(x, keep, ctx.scale)
 
     @staticmethod
@@ -168,7 +168,7 @@ class TemporalSpatial(nn.Sequential):
         pooled = F.avg_pool1d(x, self.pool, stride=1)
         filters = self._normed(pooled, temporal.weight.view(n_filters, kernel), temporal.bias)
         onto = spatial.weight.squeeze(-1).transpose(1, 2).flatten(1)
-        y = torch.cat([anew(self._spatial, part, *filters, onto) for part in pooled.split(self.at_once)])
+        y = torch.cat([recomputed(self._spatial, part, *filters, onto) for part in pooled.split(self.at_once)])
         y = y + cast(Tensor, spatial.bias)
         # contiguous: of transposed input the norm of PyTorch 2.11 gives wrong gradients on the CPU where the gradient
         # that comes in is not transposed alike
@@ -201,7 +201,7 @@ class TemporalSpatial(nn.Sequential):
         bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
         if norm.training:
             n, shift = len(pooled) * pooled.shape[1] * self.n_steps, pooled.detach().mean()
-            parts = [anew(self._moments, part, shift) for part in pooled.split(self.at_once)]
+            parts = [recomputed(self._moments, part, shift) for part in pooled.split(self.at_once)]
             moments = torch.stack(parts).sum(dim=0) / n
             centre = moments[0]
             covariance = moments[1:] - centre[:, None] * centre
@@ -354,3 +354,24 @@ def principal_axes(x: Tensor, n: int) -> Tensor:
     axes = vectors if len(x) >= x.shape[1] else x.T @ vectors / values.sqrt().clamp_min(1e-12)
     axes = axes * (values > 1e-9 * values[0])
     return F.pad(axes.to(dtype), (0, n - axes.shape[1]))
+
+
+class Neighbours:
+    """Which of the known embeddings is nearest to a decoded one, by cosine.
+
+    Both sides are centred on the mean of the known ones, which all embeddings share and which would hide differences.
+
+    Parameters
+    ----------
+    known
+        ``(N, *shape)``.
+    """
+
+    def __init__(self, known: Any) -> None:
+        flat = torch.as_tensor(known).float().flatten(1)
+        self._mean = flat.mean(dim=0)
+        self._known = F.normalize(flat - self._mean, dim=1)
+
+    def nearest(self, decoded: Tensor) -> list[int]:
+        """Return the row of the nearest one for each of ``(B, *shape)``."""
+        return (F.normalize(decoded.float().flatten(1) - self._mean, dim=1) @ self._known.T).argmax(dim=1).tolist()

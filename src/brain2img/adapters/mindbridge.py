@@ -97,8 +97,9 @@ class MindBridge(SubjectAdapter):
     reconstruction, cycle
         Weights of the auxiliary losses; 1 when published with several subjects, 0 with one.
     synthetic
-        Weight of the losses of the heads on synthetic pairs: in every batch all trials of each subject are also made
-        up as trials of another one, in random cyclic order. They count as data: no gradient goes into their making.
+        Weight of the losses of the heads on synthetic pairs: in every batch all trials of each subject are also
+        synthesised as trials of another one, in random cyclic order. They count as data: no gradient reaches their
+        synthesis.
 
     Raises
     ------

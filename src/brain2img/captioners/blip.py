@@ -92,13 +92,13 @@ class BLIP(Captioner):
         """Return untrained networks that string eight words together for features ``(L, 16)``."""
         from transformers import BlipForConditionalGeneration
 
-        made = cls(model="tiny", max_length=8, device="cpu")
-        made._tokenizer = tiny_tokenizer(bos_token="[DEC]", eos_token="[SEP]")
-        made._config = tiny_config(len(made._tokenizer))
+        tiny = cls(model="tiny", max_length=8, device="cpu")
+        tiny._tokenizer = tiny_tokenizer(bos_token="[DEC]", eos_token="[SEP]")
+        tiny._config = tiny_config(len(tiny._tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._language = BlipForConditionalGeneration(made._config).eval().text_decoder
-        return made
+            tiny._language = BlipForConditionalGeneration(tiny._config).eval().text_decoder
+        return tiny
 
 
 def tiny_config(n_words: int) -> Any:

@@ -94,13 +94,13 @@ class GIT(Captioner):
         """Return untrained networks that string eight words together for features ``(5, 16)``."""
         from transformers import GitConfig, GitForCausalLM
 
-        made = cls(model="tiny", max_length=6, device="cpu")
-        made._tokenizer = tiny_tokenizer(bos_token="[CLS]", eos_token="[SEP]")
-        made._config = tiny_config(len(made._tokenizer))
+        tiny = cls(model="tiny", max_length=6, device="cpu")
+        tiny._tokenizer = tiny_tokenizer(bos_token="[CLS]", eos_token="[SEP]")
+        tiny._config = tiny_config(len(tiny._tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._language = _reading_features(GitForCausalLM(GitConfig(**made._config.to_dict())).eval())
-        return made
+            tiny._language = _reading_features(GitForCausalLM(GitConfig(**tiny._config.to_dict())).eval())
+        return tiny
 
 
 def _reading_features(model: Any) -> Any:

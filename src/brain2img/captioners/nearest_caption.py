@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from brain2img.interfaces import Captioner
+from brain2img.layers import Neighbours
 
 
 class NearestCaption(Captioner):
@@ -27,7 +27,7 @@ class NearestCaption(Captioner):
 
     def __init__(self, *, space: str = "clip") -> None:
         self.space, self.needs = space, (space,)
-        self._embeddings: Tensor | None = None
+        self._neighbours: Neighbours | None = None
         self._captions: list[str] = []
 
     def fit(self, embeddings: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> None:
@@ -38,26 +38,22 @@ class NearestCaption(Captioner):
         ValueError
             If a stimulus has no caption.
         """
-        bare = [i for i, texts in enumerate(captions) if not len(texts)]
-        if bare or not len(captions):
+        without = [i for i, texts in enumerate(captions) if not len(texts)]
+        if without or not len(captions):
             raise ValueError(f"captions of the training stimuli: expected at least one for each, got none for "
-                             f"{len(bare)} of {len(captions)}. Leave captions out for this study (captioner=null).")
-        flat = torch.as_tensor(np.asarray(embeddings[self.space], dtype=np.float32)).flatten(1)
-        # both sides are centred on the training mean, which all embeddings share and which would hide differences
-        self._mean = flat.mean(dim=0)
-        self._embeddings = torch.nn.functional.normalize(flat - self._mean, dim=1)
+                             f"{len(without)} of {len(captions)}. Leave captions out for this study (captioner=[]).")
+        self._neighbours = Neighbours(np.asarray(embeddings[self.space], dtype=np.float32))
         self._captions = [texts[0] for texts in captions]
 
     def caption(self, embeddings: Mapping[str, Tensor]) -> list[str]:
         """Map space -> ``(B, *shape)`` to B captions."""
-        assert self._embeddings is not None, "fit before caption"
-        decoded = torch.nn.functional.normalize(embeddings[self.space].float().flatten(1) - self._mean, dim=1)
-        return [self._captions[i] for i in (decoded @ self._embeddings.T).argmax(dim=1).tolist()]
+        assert self._neighbours is not None, "fit before caption"
+        return [self._captions[i] for i in self._neighbours.nearest(embeddings[self.space])]
 
     @classmethod
     def tiny(cls) -> Self:
         """Return an instance that knows four captions in a space of three dimensions."""
-        made = cls()
-        made.fit({"clip": np.random.default_rng(0).standard_normal((4, 3))},
+        tiny = cls()
+        tiny.fit({"clip": np.random.default_rng(0).standard_normal((4, 3))},
                  [["a cat"], ["a red car", "a car"], ["a dog"], ["a house"]])
-        return made
+        return tiny

@@ -164,13 +164,13 @@ class PrefixLanguageModel(Captioner):
         """Return untrained networks that string eight words together for embeddings of 12 values."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        made = cls(model="tiny", max_length=6, device="cpu")
-        made._tokenizer = tiny_tokenizer(eos_token="[EOS]")
+        tiny = cls(model="tiny", max_length=6, device="cpu")
+        tiny._tokenizer = tiny_tokenizer(eos_token="[EOS]")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._projection = PrefixProjection(width=12, n_prefix=2, hidden=8).eval()
-            made._language = GPT2LMHeadModel(GPT2Config(
-                vocab_size=len(made._tokenizer), n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=2,
+            tiny._projection = PrefixProjection(width=12, n_prefix=2, hidden=8).eval()
+            tiny._language = GPT2LMHeadModel(GPT2Config(
+                vocab_size=len(tiny._tokenizer), n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=2,
                 eos_token_id=2, pad_token_id=0)).eval()
-        made._sizes = made._projection.sizes
-        return made
+        tiny._sizes = tiny._projection.sizes
+        return tiny

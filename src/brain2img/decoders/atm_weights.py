@@ -155,9 +155,9 @@ class ATMWeights(PublishedWeights):
             return SHARED if rows[parts[2]] == "shared" else f"{TABLE}[{rows[parts[2]]}]"
         if parts[:2] == ["adapter", "linears"]:
             return ".".join([f"{EMBEDDING}.value_embedding", str(rows[parts[2]]), *parts[3:]])
-        for ours, theirs in names.items():
-            if f"{key}.".startswith(f"{ours}."):
-                return theirs + key[len(ours):]
+        for here, published in names.items():
+            if f"{key}.".startswith(f"{here}."):
+                return published + key[len(here):]
         return key
 
     @classmethod
@@ -174,17 +174,18 @@ def _of_subjects(state: Mapping[str, Tensor]) -> list[str]:
 
 def _n_samples(state: Mapping[str, Tensor]) -> int | None:
     """Return the samples of the signals that the weights take, or None where no key tells."""
-    told = [value.shape[1] for key, value in state.items() if value.ndim == 2 and key.endswith(".weight")
+    widths = [value.shape[1] for key, value in state.items() if value.ndim == 2 and key.endswith(".weight")
             and key.startswith((f"{EMBEDDING}.value_embedding.", "subject_wise_linear.0."))]
-    return told[0] if told else None
+    return widths[0] if widths else None
 
 
 def _cure(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
     """Return what to set so that the model becomes that of the file, as far as its keys and shapes say."""
-    told = {"enc_eeg.0.tsconv.0.weight": ("encoder.kernel", 3), "enc_eeg.0.projection.0.weight":
+    settings = {"enc_eeg.0.tsconv.0.weight": ("encoder.kernel", 3), "enc_eeg.0.projection.0.weight":
             ("encoder.n_filters", 0), f"{LAYER}.linear1.weight": ("encoder.feedforward", 0),
             "attention_model.transformer_encoder.layers.0.linear1.weight": ("encoder.feedforward", 0)}
-    cures = [f"{name}={got[key].shape[axis]} (here {expected[key].shape[axis]})" for key, (name, axis) in told.items()
+    cures = [f"{name}={got[key].shape[axis]} (here {expected[key].shape[axis]})"
+             for key, (name, axis) in settings.items()
              if key in got and key in expected and got[key].ndim == expected[key].ndim
              and got[key].shape[axis] != expected[key].shape[axis]]
     if any(".value_embedding." in key for key in set(_of_subjects(got)) - set(_of_subjects(expected))):

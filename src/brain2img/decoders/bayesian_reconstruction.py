@@ -56,9 +56,9 @@ class BayesianReconstruction(Decoder):
         """Fit every subject on its repetition-averaged training stimuli."""
         items = data.items("train")
         for (subject, space), model in self._models.items():
-            mine = items[items["subject"] == subject]
-            x = data.signals(subject, mine["trial_ids"].tolist()).reshape(len(mine), -1)
-            model.fit(x, data.target(space, mine["stimulus_id"].tolist())[:, 0])
+            rows = items[items["subject"] == subject]
+            x = data.signals(subject, rows["trial_ids"].tolist()).reshape(len(rows), -1)
+            model.fit(x, data.target(space, rows["stimulus_id"].tolist())[:, 0])
             log.info("bayesian reconstruction %s: %d stimuli, %d features, temperature %.2f", subject, *x.shape,
                      model.temperature)
 
@@ -86,10 +86,10 @@ class BayesianReconstruction(Decoder):
             path = self._file(folder, index)
             state = read_arrays(path, keys=("subject", "space"))
             spec = self.specs[subject]
-            found = (str(state.pop("subject")), str(state.pop("space")), state["regression_centre"].size)
-            if found != (subject, space, spec.n_channels * spec.n_times):
+            stored = (str(state.pop("subject")), str(state.pop("space")), state["regression_centre"].size)
+            if stored != (subject, space, spec.n_channels * spec.n_times):
                 raise ValueError(f"checkpoint {path}: expected subject, space and features "
-                                 f"{(subject, space, spec.n_channels * spec.n_times)}, got {found}. "
+                                 f"{(subject, space, spec.n_channels * spec.n_times)}, got {stored}. "
                                  "This run was trained on other signals; train it again.")
             model.load_state(state)
 

@@ -215,7 +215,7 @@ class DeepDecoder(Decoder):
         device = self._device()
         module, along = self.module.to(device).eval(), torch.from_numpy(directions.reshape(len(directions), -1))
         head = next(name for name, h in module.named_heads() if h.space == space and h.prediction)
-        found: dict[str, list[np.ndarray]] = {subject: [] for subject in batch.signals}
+        slopes: dict[str, list[np.ndarray]] = {subject: [] for subject in batch.signals}
         for subject, signals in batch.signals.items():
             for start in range(0, len(signals), CHUNK):
                 x = signals[start:start + CHUNK].to(device).requires_grad_()
@@ -224,8 +224,8 @@ class DeepDecoder(Decoder):
                 rows = batch.rows[subject][start:start + CHUNK].cpu()
                 decoded = module(part)[0][head].flatten(1).float()
                 slope, = torch.autograd.grad((decoded * along[rows].to(device)).sum(), x)
-                found[subject].append(slope.cpu().numpy())
-        return {subject: np.concatenate(parts) for subject, parts in found.items()}
+                slopes[subject].append(slope.cpu().numpy())
+        return {subject: np.concatenate(parts) for subject, parts in slopes.items()}
 
     def save(self, folder: Path) -> None:
         """Write the weights as ``best.ckpt`` into `folder`."""

@@ -85,8 +85,8 @@ class EncodingModel(Decoder):
             for j, subject in enumerate(self.specs):
                 train, val = (self._responses(data, subject, space, split=split) for split in ("train", "val"))
                 assert train is not None, "every subject has training trials"
-                found = self._fit_one(*train, val=val, what=f"{subject}, {space}")
-                self._state |= {f"{i}/{j}/{key}": value for key, value in found.items()}
+                fitted = self._fit_one(*train, val=val, what=f"{subject}, {space}")
+                self._state |= {f"{i}/{j}/{key}": value for key, value in fitted.items()}
 
     def _responses(self, data: Any, subject: str, space: str, *, split: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Return mean responses ``(n, p)`` to the stimuli of a split and their features; None where it has none."""
@@ -269,9 +269,9 @@ def _augmented(responses: np.ndarray) -> np.ndarray:
 
 def _identified(seen: np.ndarray, predicted: np.ndarray, *, gallery: int = 200) -> float:
     """Return the mean reciprocal rank of the right one by likelihood, in galleries of successive rows."""
-    found = []
+    reciprocal_ranks = []
     for start in range(0, len(seen) - min(gallery, len(seen)) + 1, gallery):
         x, p = seen[start:start + gallery], predicted[start:start + gallery]
         score = x @ p.T - 0.5 * (p**2).sum(axis=1)
-        found.append((1 / (score >= np.diag(score)[:, None]).sum(axis=1)).mean())
-    return float(np.mean(found))
+        reciprocal_ranks.append((1 / (score >= np.diag(score)[:, None]).sum(axis=1)).mean())
+    return float(np.mean(reciprocal_ranks))

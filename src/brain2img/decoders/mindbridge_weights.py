@@ -95,16 +95,16 @@ class MindBridgeWeights(PublishedWeights):
     def _of_file(self, asked: Sequence[str], state: Mapping[str, Tensor], path: Path) -> dict[str, str]:
         """Return subject -> its key in the file."""
         held = sorted({key.split(".")[1] for key in state if key.startswith("embedder.")})
-        found = {}
+        keys = {}
         for subject in asked:
             number = number_of(subject)
-            theirs = str(self.subjects.get(subject, subject if number is None else number))
-            if theirs not in held:
-                raise ValueError(f"weights {path}: expected subject {subject!r} as number {theirs!r} in the file, got "
+            key = str(self.subjects.get(subject, subject if number is None else number))
+            if key not in held:
+                raise ValueError(f"weights {path}: expected subject {subject!r} as number {key!r} in the file, got "
                                  f"a file with {held}. Choose among these with data.subjects=[...], name it in "
                                  "layout.subjects, or adapt the run to the new subject.")
-            found[subject] = theirs
-        return found
+            keys[subject] = key
+        return keys
 
     def _published(self, key: str, subjects: Mapping[str, str]) -> str:
         """Return the published name of one of our weights; of one that has none, our own."""
@@ -120,9 +120,9 @@ class MindBridgeWeights(PublishedWeights):
     @staticmethod
     def _cure(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
         """Return what to set so that the model becomes that of the file, as far as their keys and shapes say."""
-        cures, (ours, theirs) = [], (_sizes(expected), _sizes(got))
-        cures += [f"{setting}={value} (here {ours.get(setting, 'none')})" for setting, value in theirs.items()
-                  if ours.get(setting) != value]
+        cures, (here, published) = [], (_sizes(expected), _sizes(got))
+        cures += [f"{setting}={value} (here {here.get(setting, 'none')})" for setting, value in published.items()
+                  if here.get(setting) != value]
         if ("builder" in {k.split(".")[0] for k in got}) and not any(k.startswith("builder.") for k in expected):
             cures.append("adapter.reconstruction=1 adapter.cycle=1, or layout.leave_out=[builder]")
         known = {tuple(key.split(".")[:2]) for key in expected if key.split(".")[0] in PER_SUBJECT}
@@ -142,13 +142,13 @@ class MindBridgeWeights(PublishedWeights):
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the settings that the names and shapes of published weights tell, those of the first subject."""
-    found = {}
+    sizes = {}
     blocks = {key.split(".")[2] for key in state if key.startswith("translator.mlp.")}
     if blocks:
-        found["encoder.n_blocks"] = len(blocks)
+        sizes["encoder.n_blocks"] = len(blocks)
     for key, value in state.items():
         if re.fullmatch(r"embedder\.[^.]+\.1\.weight", key) and value.ndim == 2:
-            found["encoder.width"], found["adapter.pool_size"] = value.shape
+            sizes["encoder.width"], sizes["adapter.pool_size"] = value.shape
         if re.fullmatch(r"embedder\.[^.]+\.0\.down_proj\.weight", key):
-            found["adapter.bottleneck"] = value.shape[0]
-    return {key: int(value) for key, value in found.items()}
+            sizes["adapter.bottleneck"] = value.shape[0]
+    return {key: int(value) for key, value in sizes.items()}

@@ -119,13 +119,13 @@ class DeepModule(LightningModule):
     def _synthetic_losses(self, batch: BrainBatch, features: Mapping[str, Features],
                           soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor | float]:
         """Return the terms of the adapter's synthetic trials, which share the targets of real ones, and their sum."""
-        made = self.adapter.synthetic_trials(batch, features) if self.adapter.synthetic else None
-        if made is None:
+        synthetic = self.adapter.synthetic_trials(batch, features) if self.adapter.synthetic else None
+        if synthetic is None:
             return {}, 0.0
-        places = made[1]
+        places = synthetic[1]
         shown = BrainBatch(signals={}, rows={}, stimulus_ids=[batch.stimulus_ids[i] for i in places.tolist()],
                            targets={space: target[places] for space, target in batch.targets.items()})
-        terms, total = self._head_losses(self._decode(made[0]), shown, None if soft_targets is None else
+        terms, total = self._head_losses(self._decode(synthetic[0]), shown, None if soft_targets is None else
                                          soft_targets[places][:, places])
         return {f"synthetic/{name}": value for name, value in terms.items()}, self.adapter.synthetic * total
 
@@ -189,8 +189,8 @@ class DeepModule(LightningModule):
 
     def _ranked_heads(self) -> dict[str, tuple[str, Head]]:
         """Return name in the log -> head whose retrieval is validated: the first prediction, and what is monitored."""
-        found = {"val/top1": next((name, head) for name, head in self.named_heads() if head.prediction)}
-        return found | {key: (name, head) for name, head in self.named_heads()
+        heads = {"val/top1": next((name, head) for name, head in self.named_heads() if head.prediction)}
+        return heads | {key: (name, head) for name, head in self.named_heads()
                         if (key := f"val/{name}/top1") == self.settings.monitor}
 
     def _note(self, split: str, values: Mapping[str, Tensor], n: int) -> None:

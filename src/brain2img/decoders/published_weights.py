@@ -63,20 +63,20 @@ def without_wrappers(state: Mapping[Any, Tensor], *, path: Path) -> dict[str, Te
     ValueError
         If two weights would have the same name.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     before: dict[str, str] = {}
     for key, value in state.items():
         name = ".".join(part for part in str(key).split(".") if part not in WRAPPERS)
-        if name in found:
+        if name in weights:
             raise ValueError(f"weights {path}: expected one weight of each name, got {before[name]!r} and {key!r}, of "
                              "a model and of what wraps it. Save the weights of one of them alone.")
-        found[name], before[name] = value, str(key)
+        weights[name], before[name] = value, str(key)
     changed = [key for name, key in before.items() if name != key]
     if changed:
         wrappers = sorted({part for key in changed for part in key.split(".") if part in WRAPPERS})
         log.info("weights %s: %s taken out of %d of %d names (e.g. %s): the model was wrapped when it was saved", path,
                  ", ".join(wrappers), len(changed), len(before), changed[0])
-    return found
+    return weights
 
 
 def number_of(subject: str) -> int | None:

@@ -254,11 +254,11 @@ class Ridge(Decoder):
         groups = [slice(end - part.shape[1], end) for end, part in zip(ends.tolist(), parts, strict=True)]
         bands = list(self._bands(problem).values()) if self.bands else None
         y = np.concatenate(parts, axis=1)
-        found = choose(problem.x, y - y.mean(axis=0), penalties=grid, groups=groups, bands=bands, kernel=kernel,
+        choice = choose(problem.x, y - y.mean(axis=0), penalties=grid, groups=groups, bands=bands, kernel=kernel,
                        folds=problem.folds(self.cv, seed=self.seed), n_weights=N_WEIGHTS if bands else 1,
                        seed=self.seed)
-        return {space: Choice(np.full(self.targets[space].size, found.penalties[group.start]),
-                              found.bands[:, group.start:group.start + 1])
+        return {space: Choice(np.full(self.targets[space].size, choice.penalties[group.start]),
+                              choice.bands[:, group.start:group.start + 1])
                 for space, group in zip(spaces, groups, strict=True)}
 
     def _of_targets(self, data: Any, problem: Problem, space: str, *, grid: np.ndarray,
@@ -269,12 +269,12 @@ class Ridge(Decoder):
         if size > step:
             log.warning("ridge %s: penalties of %d targets are chosen %d at a time, and the inner folds decomposed "
                         "anew for each part; decoder.penalty=space decomposes them once", problem.subject, size, step)
-        found = []
+        choices = []
         for start in range(0, size, step):
             y = data.target_columns(space, problem.stimuli, start=start, stop=min(start + step, size))
-            found.append(choose(problem.x, y - y.mean(axis=0), penalties=grid, kernel=kernel,
+            choices.append(choose(problem.x, y - y.mean(axis=0), penalties=grid, kernel=kernel,
                                 folds=problem.folds(self.cv, seed=self.seed)).penalties)
-        return Choice(np.concatenate(found), np.ones((1, 1)))
+        return Choice(np.concatenate(choices), np.ones((1, 1)))
 
     def _bands(self, problem: Problem) -> dict[str, np.ndarray]:
         """Return ROI -> its places among the features; one band without a name where there are no bands."""
@@ -299,15 +299,15 @@ class Ridge(Decoder):
             mean = y.mean(axis=0)
             centred = torch.from_numpy(y - mean).to(how.left)
             own = torch.from_numpy(penalties[start:stop]).to(how.left)
-            found = operator @ centred if operator is not None else how.coefficients(centred, own)
+            weights = operator @ centred if operator is not None else how.coefficients(centred, own)
             shift = torch.zeros_like(own)
             if self.rescale:
-                shift, factor = renormalisation(x.to(how.left) @ found, centred, torch.stack(
+                shift, factor = renormalisation(x.to(how.left) @ weights, centred, torch.stack(
                     [leverages[a] for a in penalties[start:stop].tolist()], dim=1) if not single
                     else leverages[float(penalties[0])][:, None])
-                found *= factor
+                weights *= factor
             chunk = np.empty((stop - start, p + 1), dtype=np.float32)
-            chunk[:, :-1] = found.T.cpu().numpy()
+            chunk[:, :-1] = weights.T.cpu().numpy()
             chunk[:, :-1] *= scale
             chunk[:, -1] = mean + shift.cpu().numpy() - chunk[:, :-1] @ problem.centre
             writer.write({"coefficients": chunk})

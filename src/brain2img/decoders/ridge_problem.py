@@ -82,8 +82,8 @@ class Problem:
             unit = np.sqrt(np.mean(np.sum(x**2, axis=1)))
             x /= unit
             scale = scale / unit
-        placed = torch.from_numpy(x).to(device_of())
-        return cls(subject, features, items["stimulus_id"].tolist(), placed, centre, scale.astype(np.float32))
+        signals = torch.from_numpy(x).to(device_of())
+        return cls(subject, features, items["stimulus_id"].tolist(), signals, centre, scale.astype(np.float32))
 
     def content(self) -> list[str]:
         """Return hashes of the signals, and of what brought them there."""

@@ -3,7 +3,7 @@
 himalaya solves, for the targets it is given at once, every inner fold by one eigendecomposition of its kernel, and the
 whole by another. It takes neither a decomposition that is there already nor targets that lie on the disk. So it
 chooses penalties (and the weights of bands) on the targets that fit into memory, as many as are asked for, and the
-coefficients of all targets come in closed form from the eigendecomposition that is made here, a chunk at a time.
+coefficients of all targets come in closed form from the eigendecomposition that is computed here, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -153,10 +153,10 @@ def choose(x: Tensor, y: np.ndarray, *, penalties: np.ndarray, folds: Any, group
         weights = torch.cat([weights, n_bands * torch.as_tensor(np.asarray(drawn.cpu())).to(weights)])
 
     def score(true: Tensor, predicted: Tensor) -> Tensor:
-        found = l2_neg_loss(true, predicted)
+        losses = l2_neg_loss(true, predicted)
         for group in groups or ():
-            found[..., group] = found[..., group].mean(dim=-1, keepdim=True)
-        return found
+            losses[..., group] = losses[..., group].mean(dim=-1, keepdim=True)
+        return losses
 
     # a group must be scored at once
     batch = y.shape[1] if groups else 2000
@@ -175,9 +175,9 @@ def choose(x: Tensor, y: np.ndarray, *, penalties: np.ndarray, folds: Any, group
         deltas = solve_multiple_kernel_ridge_random_search(kernels, targets, return_weights=None, **settings)[0]
     # himalaya returns log(weight / penalty), and the weights of the bands have mean 1
     ratios = deltas.double().exp().cpu().numpy()
-    found = 1 / ratios.mean(axis=0)
-    found = penalties[np.abs(np.log(penalties)[:, None] - np.log(found)).argmin(axis=0)]
-    return Choice(found, ratios * found)
+    chosen = 1 / ratios.mean(axis=0)
+    chosen = penalties[np.abs(np.log(penalties)[:, None] - np.log(chosen)).argmin(axis=0)]
+    return Choice(chosen, ratios * chosen)
 
 
 def renormalisation(fitted: Tensor, y: Tensor, leverages: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,18 +104,19 @@ class TrainingSettings:
                 raise ValueError(f"trainer: expected keys of {known}, got {key!r}. Correct the trainer group.")
         if "max_epochs" not in values:
             raise ValueError("trainer: expected max_epochs, got none. Set trainer.max_epochs.")
-        made = cls(**values)
+        settings = cls(**values)
         for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
-            if getattr(made, name) not in choices:
-                raise ValueError(f"trainer.{name}: expected one of {choices}, got {getattr(made, name)!r}. Correct it.")
+            if getattr(settings, name) not in choices:
+                raise ValueError(f"trainer.{name}: expected one of {choices}, got {getattr(settings, name)!r}. "
+                                 "Correct it.")
         for name in ("max_epochs", "batch_size", "accumulate", "check_val_every"):
-            if getattr(made, name) < 1:
-                raise ValueError(f"trainer.{name}: expected 1 or more, got {getattr(made, name)}. Correct it.")
-        if made.keep_last < 0:
-            raise ValueError(f"trainer.keep_last: expected 0 or more epochs, got {made.keep_last}. Correct it.")
-        if made.ema is not None and not 0 < made.ema < 1:
-            raise ValueError(f"trainer.ema: expected a decay between 0 and 1 or null, got {made.ema}. Correct it.")
-        return made
+            if getattr(settings, name) < 1:
+                raise ValueError(f"trainer.{name}: expected 1 or more, got {getattr(settings, name)}. Correct it.")
+        if settings.keep_last < 0:
+            raise ValueError(f"trainer.keep_last: expected 0 or more epochs, got {settings.keep_last}. Correct it.")
+        if settings.ema is not None and not 0 < settings.ema < 1:
+            raise ValueError(f"trainer.ema: expected a decay between 0 and 1 or null, got {settings.ema}. Correct it.")
+        return settings
 
     @property
     def larger_is_better(self) -> bool:
@@ -163,9 +164,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     with reading(path, "a trained model"):
         pass  # it is there, a file that this user may read, and as it was written
-    found = read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
-    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
-        got = f"one with {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+    checkpoint = read_torch_file(path, what=f"checkpoint {path}", cure="Move it away and train again.")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        got = f"one with {sorted(map(str, checkpoint))}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(f"checkpoint {path}: expected a checkpoint of this project, got {got}. Weights from elsewhere "
                          "come in by brain2img import_weights.")
-    return found
+    return checkpoint

@@ -238,8 +238,8 @@ def _checked_images(images: ArrayLike, rows: int) -> Array:
             f"images: expected (n, h, h) with h >= {_SSIM_WINDOW}, got {shown.shape}. Pad them to squares."
         )
     if len(shown) != rows or rows < _MIN_TRIALS:
-        found = f"{len(shown)} images and {rows} rows"
-        raise ValueError(f"trials: expected {_MIN_TRIALS} or more images, one a row, got {found}. Pass all trials.")
+        got = f"{len(shown)} images and {rows} rows"
+        raise ValueError(f"trials: expected {_MIN_TRIALS} or more images, one a row, got {got}. Pass all trials.")
     if not (np.isfinite(shown).all() and shown.min() >= 0 and shown.max() <= 1):
         raise ValueError("images: expected values in [0, 1], got others. Divide 8-bit images by 255.")
     if np.ptp(shown, axis=0).max() == 0:

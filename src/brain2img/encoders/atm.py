@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brain2img.interfaces import Encoder
-from brain2img.layers import Dropout, TemporalSpatial, anew, common_size, dropout
+from brain2img.layers import Dropout, TemporalSpatial, common_size, dropout, recomputed
 from brain2img.records import Features, Grid, SignalSpec
 
 
@@ -129,7 +129,7 @@ class ATM(Encoder):
         n = self.tsconv.at_once
         grids = features.grid.split(n)
         tokens = (None,) * len(grids) if features.tokens is None else features.tokens.split(n)
-        return torch.cat([anew(self._attended, *part, random=True) for part in zip(grids, tokens, strict=True)])
+        return torch.cat([recomputed(self._attended, *part, random=True) for part in zip(grids, tokens, strict=True)])
 
     def _attended(self, grid: Tensor, tokens: Tensor | None) -> Tensor:
         x = self.value_embedding(grid)

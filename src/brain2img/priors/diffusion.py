@@ -66,7 +66,7 @@ class DiffusionPrior(Prior):
         Steps of the sampler.
     noising
         `n_times`, time steps of the training; `betas`, "linear" or "cosine" (s = 0.008); `clip`, the largest absolute
-        value of the sample that a step of "ddim" or "ddpm" foresees, or None; and `spacing` of the steps of sampling,
+        value of the sample that a step of "ddim" or "ddpm" predicts, or None; and `spacing` of the steps of sampling,
         "trailing" or "leading" (which does not begin with pure noise).
     scale
         Scale of embeddings in the network: "standardise", each dimension by mean and standard deviation of the rows of
@@ -119,8 +119,8 @@ class DiffusionPrior(Prior):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        made = self._make if isinstance(self._make, partial) else partial(self._make)
-        return {"class": "DiffusionPrior", "network": {"class": made.func.__name__, **made.keywords},
+        make = self._make if isinstance(self._make, partial) else partial(self._make)
+        return {"class": "DiffusionPrior", "network": {"class": make.func.__name__, **make.keywords},
                 "training": self.training, "seed": self.seed, "prediction": self.prediction,
                 "condition_dropout": self._dropped[0] if self._dropped[1] == "rows" else list(self._dropped),
                 "noising": {key: self.noising[key] for key in ("n_times", "betas")}, "scale": self.scale}

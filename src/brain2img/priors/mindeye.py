@@ -103,8 +103,8 @@ def rotated(x: Tensor, angles: Tensor) -> Tensor:
     n_rotated = angles.shape[-1]
     head, tail = x[..., :n_rotated], x[..., n_rotated:]
     first, second = head.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([-second, first], dim=-1).flatten(-2)
-    return torch.cat([head * angles.cos() + turned * angles.sin(), tail], dim=-1)
+    rotated = torch.stack([-second, first], dim=-1).flatten(-2)
+    return torch.cat([head * angles.cos() + rotated * angles.sin(), tail], dim=-1)
 
 
 class SwiGLU(nn.Module):

@@ -180,16 +180,16 @@ class Kandinsky(Reconstructor):
         from safetensors.torch import load_file
 
         try:
-            found = list(load_file(Path(self.negative).expanduser()).values())
+            vectors = list(load_file(Path(self.negative).expanduser()).values())
         except (OSError, SafetensorError) as error:
             if is_of_the_system(error):
                 raise
             raise ValueError(f"reconstructor.negative: expected 'zeros' or a safetensors file, got {self.negative!r} "
                              f"({error}). Save what KandinskyV22PriorPipeline.get_zero_embed returns.") from error
-        if len(found) != 1 or found[0].numel() != width:
+        if len(vectors) != 1 or vectors[0].numel() != width:
             raise ValueError(f"reconstructor.negative: expected one vector of {width} values, got "
-                             f"{[tuple(x.shape) for x in found]} in {self.negative}. Save the right one.")
-        return found[0].flatten().float()
+                             f"{[tuple(x.shape) for x in vectors]} in {self.negative}. Save the right one.")
+        return vectors[0].flatten().float()
 
     @torch.no_grad()
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
@@ -216,11 +216,11 @@ class Kandinsky(Reconstructor):
     @classmethod
     def tiny(cls) -> Self:
         """Return untrained networks that make images of 16 x 16 pixels from embeddings of 12 values in two steps."""
-        made = cls(model="tiny", n_steps=2, guidance=2.0, size=16, device="cpu")
+        tiny = cls(model="tiny", n_steps=2, guidance=2.0, size=16, device="cpu")
         pipeline = tiny_pipeline()
-        made._configs = {"unet": pipeline.unet.config, "movq": pipeline.movq.config}
-        made._pipeline = made._ready(pipeline)
-        return made
+        tiny._configs = {"unet": pipeline.unet.config, "movq": pipeline.movq.config}
+        tiny._pipeline = tiny._ready(pipeline)
+        return tiny
 
 
 def tiny_pipeline(*, width: int = 12, channels: int = 4) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from brain2img.interfaces import Reconstructor
+from brain2img.layers import Neighbours
 from brain2img.records import Stimuli
 
 
@@ -31,23 +32,19 @@ class NearestTrainingImage(Reconstructor):
 
     def __init__(self, *, space: str = "clip", size: int = 64) -> None:
         self.space, self.size, self.needs = space, size, (space,)
-        self._embeddings: Tensor | None = None
+        self._neighbours: Neighbours | None = None
         self._stimuli: Stimuli | None = None
 
     def fit(self, embeddings: Mapping[str, np.ndarray], stimuli: Stimuli) -> None:
         """Keep the ``(N, *shape)`` embeddings of the N training stimuli, and where their pictures are."""
-        flat = torch.as_tensor(np.asarray(embeddings[self.space], dtype=np.float32)).flatten(1)
-        # both sides are centred on the training mean, which all embeddings share and which would hide differences
-        self._mean = flat.mean(dim=0)
-        self._embeddings = torch.nn.functional.normalize(flat - self._mean, dim=1)
+        self._neighbours = Neighbours(np.asarray(embeddings[self.space], dtype=np.float32))
         self._stimuli = stimuli
 
     def reconstruct(self, embeddings: Mapping[str, Tensor], *, generators: Sequence[Generator]) -> Tensor:
         """Return ``(B, 3, size, size)`` in [0, 1]."""
-        assert self._embeddings is not None, "fit before reconstruct"
+        assert self._neighbours is not None, "fit before reconstruct"
         assert self._stimuli is not None, "fit before reconstruct"
-        decoded = torch.nn.functional.normalize(embeddings[self.space].float().flatten(1) - self._mean, dim=1)
-        nearest = (decoded @ self._embeddings.T).argmax(dim=1).tolist()
+        nearest = self._neighbours.nearest(embeddings[self.space])
         images = torch.from_numpy(self._stimuli.images(nearest)).permute(0, 3, 1, 2).float() / 255
         if images.shape[-1] != self.size:
             images = torch.nn.functional.interpolate(images, size=(self.size, self.size), mode="bicubic",
@@ -57,8 +54,8 @@ class NearestTrainingImage(Reconstructor):
     @classmethod
     def tiny(cls) -> Self:
         """Return an instance that knows four images in a space of three dimensions."""
-        made = cls(size=8)
+        tiny = cls(size=8)
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-        made.fit({"clip": rng.standard_normal((4, 3))}, Stimuli(pd.DataFrame(index=range(4)), images.__getitem__))
-        return made
+        tiny.fit({"clip": rng.standard_normal((4, 3))}, Stimuli(pd.DataFrame(index=range(4)), images.__getitem__))
+        return tiny

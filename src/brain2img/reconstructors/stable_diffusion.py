@@ -100,13 +100,13 @@ class StableDiffusion(Reconstructor):
         from transformers import CLIPTextConfig
 
         try:
-            found = {"unet": UNet2DConditionModel.load_config(locate(self.model), subfolder="unet"),
+            configs = {"unet": UNet2DConditionModel.load_config(locate(self.model), subfolder="unet"),
                      "vae": AutoencoderKL.load_config(locate(self.model), subfolder="vae")}
         except (OSError, ValueError) as error:
             if is_of_the_system(error):
                 raise
             raise self._missing(error) from error
-        return {**found, "text": load_config(CLIPTextConfig, self.model, what="reconstructor.model",
+        return {**configs, "text": load_config(CLIPTextConfig, self.model, what="reconstructor.model",
                                              subfolder="text_encoder").to_dict()}
 
     @cached_property
@@ -245,12 +245,12 @@ class StableDiffusion(Reconstructor):
     @classmethod
     def tiny(cls) -> Self:
         """Return untrained networks: 32 x 32 pixels in two steps from latents ``(4, h, w)`` and 12 states of 16."""
-        made = cls(model="tiny", n_steps=2, strength=0.5, guidance=2.0, size=32, device="cpu")
+        tiny = cls(model="tiny", n_steps=2, strength=0.5, guidance=2.0, size=32, device="cpu")
         pipeline = tiny_pipeline()
-        made._configs = {"unet": pipeline.unet.config, "vae": pipeline.vae.config,
+        tiny._configs = {"unet": pipeline.unet.config, "vae": pipeline.vae.config,
                          "text": pipeline.text_encoder.config.to_dict()}
-        made._pipeline = made._ready(pipeline)
-        return made
+        tiny._pipeline = tiny._ready(pipeline)
+        return tiny
 
 
 def tiny_pipeline(*, depth: bool = False) -> Any:

@@ -93,9 +93,9 @@ class StructuralOptimisation(Reconstructor):
     def _generator(self) -> Any:
         from diffusers import AutoModel
 
-        made = load_diffusers(AutoModel, self.model, what="reconstructor.model", subfolder=self.subfolder or None,
+        model = load_diffusers(AutoModel, self.model, what="reconstructor.model", subfolder=self.subfolder or None,
                               dtype=torch.float32, kind="an autoencoder of diffusers", trust_remote_code=False)
-        return made.eval().requires_grad_(False).to(self.device)
+        return model.eval().requires_grad_(False).to(self.device)
 
     def uid(self) -> str:
         """Return the identity of both networks."""
@@ -124,8 +124,8 @@ class StructuralOptimisation(Reconstructor):
                 images = pictures(stimuli, part.tolist(), size=self.size).to(self.device)
                 encoded = self._generator.encode(2 * images - 1)
                 latents.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean)
-                found = self.network.layers(images, list(self.layers.values()))
-                spreads.append(torch.stack([layer.flatten(1).std(dim=1) for layer in found], dim=1))
+                seen = self.network.layers(images, list(self.layers.values()))
+                spreads.append(torch.stack([layer.flatten(1).std(dim=1) for layer in seen], dim=1))
         every = torch.cat(latents)
         self._mean, self._std = every.mean(dim=(0, 2, 3), keepdim=True), every.std(dim=(0, 2, 3), keepdim=True)
         self._spread = dict(zip(self.layers, torch.cat(spreads).mean(dim=0).to(self.device), strict=True))
@@ -156,8 +156,8 @@ class StructuralOptimisation(Reconstructor):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             seen = self.network.layers(self._picture(x), list(self.layers.values()))
-            loss = torch.stack([((found.flatten(1) - features) ** 2).sum(dim=1) / (features**2).sum(dim=1)
-                                for found, features in zip(seen, wanted, strict=True)]).sum()
+            loss = torch.stack([((layer.flatten(1) - features) ** 2).sum(dim=1) / (features**2).sum(dim=1)
+                                for layer, features in zip(seen, wanted, strict=True)]).sum()
             return torch.autograd.grad(loss, x)[0]
 
     def _picture(self, x: Tensor) -> Tensor:
@@ -178,12 +178,12 @@ class StructuralOptimisation(Reconstructor):
             def layers(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
                 return [images - 0.5 for _ in names]
 
-        made = cls(model="tiny", network=Colours(), layers={"colours": "all"}, size=16, n_steps=2, device="cpu")
+        tiny = cls(model="tiny", network=Colours(), layers={"colours": "all"}, size=16, n_steps=2, device="cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._generator = AutoencoderKL(
+            tiny._generator = AutoencoderKL(
                 block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
                 up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4).eval().requires_grad_(False)
-        made._mean, made._std = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1)
-        made._spread = {"colours": torch.ones(())}
-        return made
+        tiny._mean, tiny._std = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1)
+        tiny._spread = {"colours": torch.ones(())}
+        return tiny

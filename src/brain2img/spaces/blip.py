@@ -78,10 +78,10 @@ class BLIPFeatures(Space):
         from transformers import BlipVisionConfig
         from transformers.models.blip.modeling_blip import BlipVisionModel
 
-        made = cls(model="tiny", size=16, device="cpu")
-        made._config = BlipVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, image_size=16,
+        tiny = cls(model="tiny", size=16, device="cpu")
+        tiny._config = BlipVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, image_size=16,
                                         num_attention_heads=2, patch_size=8)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._vision = BlipVisionModel(made._config).eval().requires_grad_(False)
-        return made
+            tiny._vision = BlipVisionModel(tiny._config).eval().requires_grad_(False)
+        return tiny

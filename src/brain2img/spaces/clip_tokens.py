@@ -103,12 +103,12 @@ class CLIPTokens(Space):
         """Return ``(n, L, D)`` float32."""
         with torch.inference_mode():
             if self.of == "image":
-                found = self._of_images(torch.stack([self._pixels(image) for image in stimuli.images(rows)]))
+                embeddings = self._of_images(torch.stack([self._pixels(image) for image in stimuli.images(rows)]))
             else:
                 texts = [list(stimuli.table["captions"].iloc[row])[:self.n_captions] for row in rows]
-                tokens = self._of_texts([text for mine in texts for text in mine])
-                found = torch.stack([part.mean(dim=0) for part in tokens.split([len(mine) for mine in texts])])
-        return found.float().cpu().numpy()
+                tokens = self._of_texts([text for each in texts for text in each])
+                embeddings = torch.stack([part.mean(dim=0) for part in tokens.split([len(each) for each in texts])])
+        return embeddings.float().cpu().numpy()
 
     def _pixels(self, image: np.ndarray) -> Tensor:
         """Return ``(3, size, size)``: shorter edge resized (bicubic), centre cropped, normalised as CLIP wants it."""
@@ -131,19 +131,19 @@ class CLIPTokens(Space):
         network = self._network
         ids = self._tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt",
                               max_length=self._config.max_position_embeddings)["input_ids"].to(self.device)
-        found = network(input_ids=ids)  # no mask, as Versatile Diffusion: what pads comes after the end of the text
-        tokens = F.linear(found.last_hidden_state, network.text_projection.weight)
-        return tokens / found.text_embeds[:, None].norm(dim=-1, keepdim=True)
+        output = network(input_ids=ids)  # no mask, as Versatile Diffusion: what pads comes after the end of the text
+        tokens = F.linear(output.last_hidden_state, network.text_projection.weight)
+        return tokens / output.text_embeds[:, None].norm(dim=-1, keepdim=True)
 
     @classmethod
     def tiny(cls) -> Self:
         """Return the tokens ``(17, 8)`` of an untrained network for pictures of 32 x 32 pixels."""
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-        made = cls(model="tiny", device="cpu")
-        made._config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, image_size=32,
+        tiny = cls(model="tiny", device="cpu")
+        tiny._config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, image_size=32,
                                         num_attention_heads=2, patch_size=8, projection_dim=8)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._network = CLIPVisionModelWithProjection(made._config).eval().requires_grad_(False)
-        return made
+            tiny._network = CLIPVisionModelWithProjection(tiny._config).eval().requires_grad_(False)
+        return tiny

@@ -112,8 +112,8 @@ class DPTStates(Space):
     @torch.inference_mode()
     def depth(self, states: Sequence[Tensor]) -> Tensor:
         """Return the depth maps ``(n, 1, size, size)`` in [-1, 1] of four states ``(n, L, D)``, true or decoded."""
-        found = self._network.head(self._network.neck([state.to(self.device) for state in states], None, None))
-        maps = torch.nn.functional.interpolate(found[:, None], size=(self.size, self.size), mode="bicubic",
+        depths = self._network.head(self._network.neck([state.to(self.device) for state in states], None, None))
+        maps = torch.nn.functional.interpolate(depths[:, None], size=(self.size, self.size), mode="bicubic",
                                                align_corners=False)
         low, high = (edge(maps, dim=(1, 2, 3), keepdim=True) for edge in (torch.amin, torch.amax))
         return 2 * (maps - low) / (high - low).clamp(min=1e-12) - 1
@@ -123,12 +123,12 @@ class DPTStates(Space):
         """Return 8 x 8 depth maps of an untrained network."""
         from transformers import DPTConfig, DPTForDepthEstimation
 
-        made = cls(model="tiny", size=8, device="cpu")
-        made._config = DPTConfig(
+        tiny = cls(model="tiny", size=8, device="cpu")
+        tiny._config = DPTConfig(
             hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=32,
             patch_size=8, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
             is_hybrid=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._network = DPTForDepthEstimation(made._config).eval().requires_grad_(False)
-        return made
+            tiny._network = DPTForDepthEstimation(tiny._config).eval().requires_grad_(False)
+        return tiny

@@ -69,10 +69,10 @@ class GITFeatures(Space):
         """Return 5 tokens of 16 values of an untrained network."""
         from transformers import GitVisionConfig, GitVisionModel
 
-        made = cls(model="tiny", device="cpu")
-        made._config = GitVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, image_size=16,
+        tiny = cls(model="tiny", device="cpu")
+        tiny._config = GitVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, image_size=16,
                                        num_attention_heads=2, patch_size=8)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._encoder = GitVisionModel(made._config).eval().requires_grad_(False)
-        return made
+            tiny._encoder = GitVisionModel(tiny._config).eval().requires_grad_(False)
+        return tiny

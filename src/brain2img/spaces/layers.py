@@ -96,11 +96,12 @@ class Layers(Space):
     def _run(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return layer -> ``(n, size)``."""
         network, transform = self._network
-        known, found = dict(network.named_modules()), {}
+        known, outputs = dict(network.named_modules()), {}
 
         def keep(layer: str) -> Any:
-            def hook(module: Any, given: Any, made: Any) -> None:
-                found[layer] = self._pooled(made[0] if isinstance(made, tuple) else made, n=len(images), layer=layer)
+            def hook(module: Any, given: Any, output: Any) -> None:
+                first = output[0] if isinstance(output, tuple) else output
+                outputs[layer] = self._pooled(first, n=len(images), layer=layer)
             return hook
 
         hooks = [known[layer].register_forward_hook(keep(layer)) for layer in self.layers]
@@ -110,28 +111,28 @@ class Layers(Space):
         finally:
             for hook in hooks:
                 hook.remove()
-        return {layer: found[layer].float().cpu() for layer in self.layers}
+        return {layer: outputs[layer].float().cpu() for layer in self.layers}
 
-    def _pooled(self, made: Tensor, *, n: int, layer: str) -> Tensor:
+    def _pooled(self, output: Tensor, *, n: int, layer: str) -> Tensor:
         """Return ``(n, size)`` of maps ``(n, c, h, w)``, tokens ``(n, L, c)`` or ``(L, n, c)``, or vectors."""
-        if made.ndim == 4:
-            return F.adaptive_avg_pool2d(made, min(self.side, *made.shape[-2:])).flatten(1)
-        if made.ndim == 3:
-            tokens = made if made.shape[0] == n else made.transpose(0, 1)
+        if output.ndim == 4:
+            return F.adaptive_avg_pool2d(output, min(self.side, *output.shape[-2:])).flatten(1)
+        if output.ndim == 3:
+            tokens = output if output.shape[0] == n else output.transpose(0, 1)
             n_first = tokens.shape[1] - int(tokens.shape[1] ** 0.5) ** 2  # class and register tokens
             first, patches = tokens[:, :n_first], tokens[:, n_first:].transpose(1, 2)
             square = patches.unflatten(2, (int(patches.shape[2] ** 0.5), -1))
             pooled = F.adaptive_avg_pool2d(square, min(self.side, square.shape[-1])).flatten(2).transpose(1, 2)
             return torch.cat([first[:, :1], pooled], dim=1).flatten(1)
-        if made.ndim == 2:
-            return made.clone()
+        if output.ndim == 2:
+            return output.clone()
         raise ValueError(f"space {self.name!r}, layer {layer!r}: expected maps, tokens or vectors, got values of shape "
-                         f"{tuple(made.shape)}. Choose another layer.")
+                         f"{tuple(output.shape)}. Choose another layer.")
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
         """Return the flat shape and its parts, one a layer."""
-        found = self._run([Image.new("RGB", (64, 64))] * 2)
-        parts = {layer or "output": values.shape[1] for layer, values in found.items()}
+        outputs = self._run([Image.new("RGB", (64, 64))] * 2)
+        parts = {layer or "output": values.shape[1] for layer, values in outputs.items()}
         return EmbeddingSpec(name=self.name, shape=(sum(parts.values()),), dtype="float16", parts=parts, uid=self.uid())
 
     def uid(self) -> str:

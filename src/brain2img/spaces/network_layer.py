@@ -60,7 +60,7 @@ class NetworkLayer(Space):
         ValueError
             If the network has no such module.
         """
-        config, known, found = self._network.pretrained_cfg, dict(self._network.named_modules()), {}
+        config, known, outputs = self._network.pretrained_cfg, dict(self._network.named_modules()), {}
         for name in names:
             if name not in known:
                 raise ValueError(f"space {self.name!r}: expected layers of {self.model}, got {name!r}. Choose of "
@@ -68,7 +68,7 @@ class NetworkLayer(Space):
 
         def keep(name: str) -> Any:
             # a copy, because the next module may change the values in place
-            return lambda module, given, made: found.update({name: made.clone()})
+            return lambda module, given, output: outputs.update({name: output.clone()})
 
         hooks = [known[name].register_forward_hook(keep(name)) for name in names]
         try:
@@ -78,7 +78,7 @@ class NetworkLayer(Space):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [found[name] for name in names]
+        return [outputs[name] for name in names]
 
     def spec(self, stimuli: Stimuli) -> EmbeddingSpec:
         """Return the shape of the layer's output."""

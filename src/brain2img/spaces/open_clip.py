@@ -153,17 +153,17 @@ class OpenCLIP(Space):
                 images = torch.stack([transform(Image.fromarray(image)) for image in stimuli.images(rows)])
                 if self.of == "patches":
                     model.visual.output_tokens = True
-                    found = model.visual(images.to(self.device))[1]
+                    embeddings = model.visual(images.to(self.device))[1]
                 else:
-                    found = model.encode_image(images.to(self.device), normalize=self.normalise)
+                    embeddings = model.encode_image(images.to(self.device), normalize=self.normalise)
             else:
                 texts = [list(stimuli.table["captions"].iloc[row])[:self.n_captions] for row in rows]
-                said = [self.prompt.replace("{}", text) for mine in texts for text in mine]
-                tokens = self._tokenize(said).to(self.device)
-                parts = model.encode_text(tokens, normalize=self.normalise).split([len(mine) for mine in texts])
-                found = torch.stack([part.mean(dim=0) for part in parts])
-                found = torch.nn.functional.normalize(found, dim=-1) if self.normalise else found
-        return found.float().cpu().numpy()
+                prompts = [self.prompt.replace("{}", text) for each in texts for text in each]
+                tokens = self._tokenize(prompts).to(self.device)
+                parts = model.encode_text(tokens, normalize=self.normalise).split([len(each) for each in texts])
+                embeddings = torch.stack([part.mean(dim=0) for part in parts])
+                embeddings = torch.nn.functional.normalize(embeddings, dim=-1) if self.normalise else embeddings
+        return embeddings.float().cpu().numpy()
 
     @cached_property
     def _tokenize(self) -> Any:

@@ -75,7 +75,7 @@ class TextStates(Space):
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return ``(n, L, D)`` float32."""
         texts = [list(stimuli.table["captions"].iloc[row]) for row in rows]
-        tokens = self._tokenizer([text for mine in texts for text in mine], padding="max_length", truncation=True,
+        tokens = self._tokenizer([text for each in texts for text in each], padding="max_length", truncation=True,
                                  max_length=self._config.max_position_embeddings, return_tensors="pt")
         with torch.inference_mode():
             # without a mask, as Stable Diffusion does it
@@ -87,12 +87,12 @@ class TextStates(Space):
         """Return 6 tokens of 16 values of an untrained network that knows eight words."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        made = cls(model="tiny", device="cpu")
-        made._tokenizer = tiny_tokenizer(eos_token="[EOS]")
-        made._config = CLIPTextConfig(vocab_size=len(made._tokenizer), hidden_size=16, intermediate_size=32,
+        tiny = cls(model="tiny", device="cpu")
+        tiny._tokenizer = tiny_tokenizer(eos_token="[EOS]")
+        tiny._config = CLIPTextConfig(vocab_size=len(tiny._tokenizer), hidden_size=16, intermediate_size=32,
                                       num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=6,
                                       eos_token_id=2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made._encoder = CLIPTextModel(made._config).eval().requires_grad_(False)
-        return made
+            tiny._encoder = CLIPTextModel(tiny._config).eval().requires_grad_(False)
+        return tiny

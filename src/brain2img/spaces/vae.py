@@ -70,9 +70,9 @@ class VAELatents(Space):
         import diffusers
 
         cls = getattr(diffusers, self._config["_class_name"])
-        made = load_diffusers(cls, self.model, what=f"space {self.name!r}", subfolder=self.subfolder or None,
+        model = load_diffusers(cls, self.model, what=f"space {self.name!r}", subfolder=self.subfolder or None,
                               dtype=torch.float32, kind="an autoencoder of diffusers")
-        return made.eval().requires_grad_(False).to(self.device)
+        return model.eval().requires_grad_(False).to(self.device)
 
     def _missing(self, error: Exception) -> ValueError:
         return ValueError(f"space {self.name!r}: expected the weights of an autoencoder in {self.model} (folder "
@@ -113,7 +113,7 @@ class VAELatents(Space):
             autoencoder = VQModel(
                 block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
                 up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, num_vq_embeddings=8, vq_embed_dim=4)
-        made = cls(model="tiny", size=16, device="cpu")
-        made._autoencoder = autoencoder.eval().requires_grad_(False)
-        made._config = {**autoencoder.config, "_class_name": "VQModel", "side": 8}
-        return made
+        tiny = cls(model="tiny", size=16, device="cpu")
+        tiny._autoencoder = autoencoder.eval().requires_grad_(False)
+        tiny._config = {**autoencoder.config, "_class_name": "VQModel", "side": 8}
+        return tiny

@@ -64,13 +64,13 @@ class MeanOfViews(Space):
     def embed(self, stimuli: Stimuli, rows: Sequence[int]) -> np.ndarray:
         """Return the mean over the views, ``(n, *shape)`` float32."""
         images = torch.from_numpy(np.ascontiguousarray(stimuli.images(rows))).permute(0, 3, 1, 2).float() / 255
-        found = []
+        embeddings = []
         for view, strength in self.views.items():
             seen = self._seen(images, kind=view.rstrip("0123456789"), strength=strength)
             pixels = _Pictures((seen * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
             shown = Stimuli(stimuli.table.iloc[list(rows)].reset_index(drop=True), pixels.take)
-            found.append(self.space.embed(shown, range(len(pixels))))
-        return np.asarray(np.mean(found, axis=0), dtype=np.float32)
+            embeddings.append(self.space.embed(shown, range(len(pixels))))
+        return np.asarray(np.mean(embeddings, axis=0), dtype=np.float32)
 
     @staticmethod
     def _seen(images: Tensor, *, kind: str, strength: float) -> Tensor:
