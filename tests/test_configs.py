@@ -169,12 +169,6 @@ def test_two_choices_on_one_key_are_refused(command, choice, both):
     assert both in said
 
 
-def test_raw_files_are_given_in_one_way(command):
-    code, said = command("prepare", "study=nsd", "study.raw=/data/nsd")
-    assert code == 1
-    assert "study.raw: expected the raw files as raw=..., got study.raw=/data/nsd. Type raw=/data/nsd" in said
-
-
 def test_what_experiments_are_based_on_is_no_choice(command):
     code, said = command("train", "experiment=base/pictures", "--cfg", "job")
     assert code == 1
@@ -197,8 +191,8 @@ def test_a_space_of_another_name_than_its_key_is_refused():
 
 
 LAB = """# @package _global_
-defaults: [/experiment/demo/eeg_ridge, override /encoder: atm, override /adapter: subject_token, override /decoder: deep,
-  override /head: [attributes_projector, clip_projector], override /trainer: demo_eeg]
+defaults: [/experiment/demo/eeg_ridge, override /encoder: atm, override /adapter: subject_token,
+  override /decoder: deep, override /head: [attributes_projector, clip_projector], override /trainer: demo_eeg]
 encoder: {bin: 4, kernel: 6}
 head: {clip_projector: {width: 77}, attributes_projector: {width: 78}}
 space: {early: {_target_: brain2img.spaces.pixels.Pixels, size: 3}}
@@ -221,8 +215,8 @@ def lab(tmp_path):
     return settings
 
 
-@pytest.mark.parametrize(("group", "choice"), [("encoder", "nice"), ("adapter", "spatial_attention"), ("trainer", "nice"),
-                                               ("study", "scenes_meg"), ("head", "[clip_nice]")])
+@pytest.mark.parametrize(("group", "choice"), [("encoder", "nice"), ("adapter", "spatial_attention"),
+                                               ("trainer", "nice"), ("study", "scenes_meg"), ("head", "[clip_nice]")])
 def test_what_is_chosen_anew_never_takes_the_sizes_of_what_it_replaces(lab, group, choice):
     chosen = lab("experiment=lab", f"{group}={choice}")[group]
     assert chosen == lab(f"{group}={choice}")[group]
@@ -233,7 +227,8 @@ def test_what_is_chosen_again_keeps_the_sizes_of_the_experiment_and_what_was_typ
     own = lab("experiment=lab")
     assert (own["encoder"]["kernel"], own["head"]["clip_projector"]["width"]) == (6, 77)
     assert lab("experiment=lab", "encoder=atm") == own
-    assert lab("experiment=lab", "encoder=nice", "encoder.bin=2")["encoder"] == {**lab("encoder=nice")["encoder"], "bin": 2}
+    typed = lab("experiment=lab", "encoder=nice", "encoder.bin=2")["encoder"]
+    assert typed == {**lab("encoder=nice")["encoder"], "bin": 2}
     assert lab("experiment=lab", "encoder={bin:5}")["encoder"] == {**own["encoder"], "bin": 5}
     heads = lab("experiment=lab", "head=[clip_projector]")["head"]
     assert heads == {"clip_projector": own["head"]["clip_projector"]}, "what is said of the other head is gone"
