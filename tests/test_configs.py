@@ -186,7 +186,7 @@ def test_a_space_is_called_as_its_key(choice):
 def test_a_space_of_another_name_than_its_key_is_refused():
     pixels = {"_target_": "brain2img.spaces.pixels.Pixels", "size": 4}
     assert build_space("small", pixels).name == "small", "the key is enough"
-    with pytest.raises(ValueError, match=r"space\.small: expected its key as its name, got 'pixels'\. Leave out"):
+    with pytest.raises(ValueError, match=r"space\.small: expected its key to be its name, got name=pixels\. Leave"):
         build_space("small", {**pixels, "name": "pixels"})
 
 

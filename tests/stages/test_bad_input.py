@@ -76,7 +76,7 @@ def test_a_stage_before_its_turn(command, digits):
 def test_unknown_space(command):
     refused(command("embed", "space=[pixels,clap]"), "space: expected some of attributes, blip, clip_early_small",
             "got 'clap'")
-    refused(command("pipeline", "experiment=demos"), "experiment: expected some of atm, demo, demo/eeg_atm")
+    refused(command("pipeline", "experiment=demos"), "experiment: expected some of demo, demo/eeg_atm")
     refused(command("caption", "captioner=[parrot]"), "captioner: expected some of blip, git,")
     assert command("caption", "captioner=[]", "--cfg", "job")[0] == 0, "none at all is a choice"
 

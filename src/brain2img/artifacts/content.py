@@ -288,8 +288,6 @@ def cure(path: Path) -> str:
     for folder in path.parents:
         noted = _noted(folder / "manifest.json") or _noted(folder / "started.json")
         if stage := noted.get("stage"):
-            if stage == "apply_prior":  # which finds it by what it is made of
-                return f"Remove the folder {folder} and run the stage apply_prior again."
             by = noted.get("command")
             said = f" (it was made by: {shlex.join(map(str, by))})" if isinstance(by, list) else ""
             return f"Run the stage {stage} again with overwrite=true{said}."

@@ -89,14 +89,16 @@ def _with_prior(cfg: DictConfig, condition: str) -> tuple[Path, dict[str, str]]:
 
 def _apply(cfg: DictConfig, condition: str) -> Path:
     path, inputs = _with_prior(cfg, condition)
-    folder = open_folder(path, stage="apply_prior", config={"condition": condition, "seed": cfg.seed}, inputs=inputs)
+    folder = open_folder(path, stage="apply_prior", config={"condition": condition, "seed": cfg.seed}, inputs=inputs,
+                         overwrite=cfg.overwrite)
     if folder.finished:
         return folder.path
     predictions = Predictions(path.parent.parent / condition)
     place = folder_of(cfg, "priors", cfg.name)
     manifest = read_manifest(place, what="prior")
     if condition == "shuffled":
-        decoded = Predictions(_apply(cfg, "decoded"))
+        samples, _ = _with_prior(cfg, "decoded")
+        decoded = Predictions(samples if (samples / "manifest.json").exists() else _apply(cfg, "decoded"))
         Predictions.write(folder.work, rows=predictions.rows, specs=decoded.specs,
                           paths={space: decoded.array(space)[0] for space in decoded.specs})
     else:
