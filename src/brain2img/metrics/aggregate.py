@@ -198,13 +198,14 @@ def differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Gen
                          f"{baseline!r}. Predict with it, or name another one.")
     resampler = Resampler(generator)
     done: list[dict[str, Any]] = []
+    alone: dict[tuple[str, ...], list[str]] = {}  # place and decoders -> metrics without the baseline
     for keys, group in _groups(scores, [key for key in KEYS if key not in ("subject", "decoder")]):
         matrices = {decoder: _matrix(group[group["decoder"] == decoder], "subject")
                     for decoder in group["decoder"].unique()}
         base = matrices.pop(baseline, None)
         if base is None:
-            log.warning("no difference of %s to %s (%s): the baseline was not scored there", list(matrices), baseline,
-                        {key: _plain(keys[key]) for key in ("study", "modality", "metric", "space", "direction")})
+            place = " ".join(str(_plain(keys[key])) for key in ("study", "space") if _plain(keys[key]))
+            alone.setdefault((place, *sorted(matrices)), []).append(keys["metric"])
             continue
         meaning = _meaning(group)
         for decoder, matrix in matrices.items():
@@ -220,4 +221,7 @@ def differences(scores: pd.DataFrame, *, baseline: str, generator: np.random.Gen
                 done.append({**{key: _plain(full[key]) for key in KEYS}, **meaning, "baseline": baseline,
                              "value": float(np.nanmean(values, axis=1).mean()), "low": low, "high": high,
                              "n": values.shape[1]})
+    for (place, *decoders), metrics in alone.items():
+        log.warning("%s: no difference of %s to %s in %s: the baseline was not scored there", place,
+                    " and ".join(decoders), baseline, ", ".join(dict.fromkeys(metrics)))
     return done
