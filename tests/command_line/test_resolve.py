@@ -148,3 +148,10 @@ def test_importing_the_package_loads_no_library():
             "print(sorted(set(dir(brain2img)) & {'compose', 'open_run'}))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['compose', 'open_run']"
+
+
+def test_resolving_loads_no_library_that_a_stage_alone_needs():
+    code = ("import sys, brain2img.command_line.resolve; "
+            "print({'diffusers', 'lightning', 'matplotlib', 'mne', 'torchvision', 'transformers'} & set(sys.modules))")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"

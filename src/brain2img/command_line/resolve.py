@@ -23,9 +23,8 @@ from brain2img.command_line.arguments import CONFIGS
 from brain2img.command_line.commands import COMMANDS, Command
 from brain2img.command_line.composing import guard
 from brain2img.interfaces import Metric, Space, Study
-from brain2img.stages.adapt import adapted_name
 from brain2img.stages.build import PARTS, as_data, build_study, class_of, identity_of_study, plain, trust
-from brain2img.stages.new_subject import runs_without
+from brain2img.stages.new_subject import adapted_name, runs_without
 from brain2img.stages.runs import RunManifest, fold_order, fold_runs
 from brain2img.stages.workspace import LATER
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 
@@ -50,6 +49,8 @@ class EmbeddingUNet(PriorNetwork):
 
     def __init__(self, *, shape: tuple[int, ...], hidden: Sequence[int] = (1024, 512, 256, 128, 64),
                  time_width: int = 512, dropout: float = 0.1) -> None:
+        from diffusers.models.embeddings import TimestepEmbedding, Timesteps  # seconds, which few commands need
+
         super().__init__()
         if len(shape) != 1 or len(hidden) < 2:
             raise ValueError(f"EmbeddingUNet: expected embeddings (D,) and two or more widths, got {shape} and "
@@ -111,6 +112,8 @@ class TokenTransformer(PriorNetwork):
 
     def __init__(self, *, shape: tuple[int, ...], width: int = 768, depth: int = 6, heads: int = 12,
                  dropout: float = 0.0) -> None:
+        from diffusers.models.embeddings import TimestepEmbedding, Timesteps  # seconds, which few commands need
+
         super().__init__()
         if len(shape) != 2:
             raise ValueError(f"TokenTransformer: expected embeddings (L, D), got {shape}. Use EmbeddingUNet for (D,).")

@@ -118,15 +118,6 @@ class Adaptation:
                    study=identity_of_study(plain(cfg.study)))
 
 
-def adapted_name(base: str, cfg: DictConfig) -> str:
-    """Return the name of the adaptation of the run `base` where none is given: it says what distinguishes it."""
-    words = [base, cfg.subject, cfg.mode]
-    if isinstance(plain(cfg.trials), list):
-        return "_".join(map(str, [*words, "sweep"]))
-    order = ["first"] if cfg.order == "first" else [f"draw-{cfg.draw}"] if cfg.draw else []
-    return "_".join(map(str, [*words, "all" if cfg.trials is None else cfg.trials, *order]))
-
-
 def in_steps(trainer: Mapping[str, Any], *, n_trials: int, steps: int | None) -> dict[str, Any]:
     """Return the trainer whose epochs make up `steps` optimizer steps, with `VALIDATIONS` validations and no patience.
 

@@ -1,4 +1,4 @@
-"""What a trained run and a new subject must have in common before one is adapted to the other."""
+"""What a trained run and a new subject must have in common before one is adapted to the other, and its name."""
 
 from __future__ import annotations
 
@@ -35,6 +35,15 @@ def runs_without(subject: str | None, runs: Sequence[FoldRun]) -> list[FoldRun]:
     found = [run for run in runs if subject not in run.manifest.subjects]
     over_subjects = runs[0].manifest.config["split"]["kind"] in OVER_SUBJECTS
     return found if over_subjects and found else list(runs)
+
+
+def adapted_name(base: str, cfg: DictConfig) -> str:
+    """Return the name of the adaptation of the run `base` where none is given: it says what distinguishes it."""
+    words = [base, cfg.subject, cfg.mode]
+    if isinstance(plain(cfg.trials), list):
+        return "_".join(map(str, [*words, "sweep"]))
+    order = ["first"] if cfg.order == "first" else [f"draw-{cfg.draw}"] if cfg.draw else []
+    return "_".join(map(str, [*words, "all" if cfg.trials is None else cfg.trials, *order]))
 
 
 def check_new(subject: str | None, prepared: PreparedStudy, run: FoldRun) -> str:
