@@ -23,19 +23,21 @@ log = logging.getLogger(__name__)
 CLIP_COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
-def load_config(cls: Any, model: str, *, what: str, subfolder: str = "") -> Any:
-    """Return the configuration of a model of transformers, without its weights.
+def load_config(cls: Any, model: str, *, what: str, subfolder: str = "", file: str = "config.json") -> Any:
+    """Return the configuration of a model of transformers without its weights, or another part that has none.
 
     Parameters
     ----------
     cls
-        A configuration class of the library, or ``AutoConfig``.
+        A configuration class of the library, or ``AutoConfig``; a sampler or an image processor.
     model
         Folder or hub id.
     what
         What messages call it: "space 'blip'".
     subfolder
         Folder in it.
+    file
+        What it is read from.
 
     Raises
     ------
@@ -44,8 +46,8 @@ def load_config(cls: Any, model: str, *, what: str, subfolder: str = "") -> Any:
     """
     folder = Path(locate(model), subfolder)
     try:
-        if folder.is_dir() and not (folder / "config.json").exists():  # transformers would take its defaults
-            raise FileNotFoundError(f"no config.json in {folder}.")
+        if folder.is_dir() and not (folder / file).exists():  # transformers would take its defaults
+            raise FileNotFoundError(f"no {file} in {folder}.")
         return cls.from_pretrained(locate(model), subfolder=subfolder)
     except (OSError, ValueError) as error:
         if is_of_the_system(error):
@@ -176,7 +178,8 @@ def load_diffusers(cls: Any, model: str, *, what: str, kind: str = "a model of d
     bars = diffusers.utils.logging.is_progress_bar_enabled()
     diffusers.utils.logging.disable_progress_bar()  # ours is on
     try:
-        _check_libraries(Path(place) / "model_index.json", what=what)
+        if "subfolder" not in settings:  # a pipeline
+            _check_libraries(Path(place) / "model_index.json", what=what)
         with every_weight(what):
             return cls.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False, **settings)
     except (OSError, RuntimeError, ValueError) as error:
@@ -258,6 +261,26 @@ def tiny_tokenizer(**special: str) -> Any:
     vocabulary = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=vocabulary, **roles)
+
+
+def tiny_clip_tokenizer(length: int = 12) -> Any:
+    """Return a tokenizer of CLIP's kind that knows single letters, for texts of `length` tokens."""
+    from string import ascii_lowercase
+
+    from transformers import CLIPTokenizer
+
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *ascii_lowercase, *(f"{x}</w>" for x in ascii_lowercase)]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, merges=[], model_max_length=length)
+
+
+def tiny_clip_text(*, width: int, projection: int | None = None, length: int = 12) -> Any:
+    """Return an untrained text encoder of CLIP's kind for `tiny_clip_tokenizer`; with a projection to that width."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(vocab_size=54, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+                            num_attention_heads=2, max_position_embeddings=length, bos_token_id=0, eos_token_id=1,
+                            pad_token_id=1, projection_dim=projection or width)
+    return CLIPTextModel(config) if projection is None else CLIPTextModelWithProjection(config)
 
 
 def _missing(what: str, model: str, error: Exception) -> ValueError:

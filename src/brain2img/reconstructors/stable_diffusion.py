@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from string import ascii_lowercase
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from brain2img.artifacts import digest, is_of_the_system
 from brain2img.devices import device_of
 from brain2img.interfaces import Captioner, Reconstructor
 from brain2img.pretrained import check_condition, identity, locate
-from brain2img.pretrained.loading import load_config, load_diffusers
+from brain2img.pretrained.loading import load_config, load_diffusers, tiny_clip_text, tiny_clip_tokenizer
 from brain2img.records import EmbeddingSpec, Stimuli
 
 
@@ -256,17 +255,11 @@ class StableDiffusion(Reconstructor):
 def tiny_pipeline(*, depth: bool = False) -> Any:
     """Return an untrained pipeline of the published kinds of blocks, whose text encoder reads 12 letters."""
     import diffusers
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *ascii_lowercase, *(f"{x}</w>" for x in ascii_lowercase)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parts = {
-            "tokenizer": CLIPTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, merges=[],
-                                       model_max_length=12),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(
-                vocab_size=len(vocabulary), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=12, bos_token_id=0, eos_token_id=1, pad_token_id=1)),
+            "tokenizer": tiny_clip_tokenizer(), "text_encoder": tiny_clip_text(width=16),
             "vae": diffusers.AutoencoderKL(
                 block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
                 up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4),
