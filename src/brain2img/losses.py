@@ -38,8 +38,12 @@ class Loss(ABC, nn.Module):
     ----------
     active
         Whether the term counts in the current epoch; inactive terms are neither computed nor logged.
+    between_rows
+        Whether it compares the rows of a batch with each other, so that its value is that of a batch and no mean over
+        rows: in validation it is taken over all rows at once.
     """
 
+    between_rows = False
     prior: Prior | None = None
     """The prior that the term trains jointly with the decoder, where it does."""
 
@@ -129,6 +133,8 @@ class InfoNCE(Loss):
         If `normalise` is none of these or the temperature is not positive.
     """
 
+    between_rows = True
+
     def __init__(self, *, weight: float = 1.0, temperature: float = 0.07, learnable: bool = True,
                  symmetric: bool = True, normalise: str = "both", start: float = 0.0, stop: float = 1.0) -> None:
         super().__init__(weight=weight, start=start, stop=stop)
@@ -191,6 +197,8 @@ class SoftCLIP(Loss):
     ValueError
         If a temperature is not positive.
     """
+
+    between_rows = True
 
     def __init__(self, *, weight: float = 1.0, temperature: float | Sequence[float] = 0.005, start: float = 0.0,
                  stop: float = 1.0) -> None:
@@ -296,6 +304,8 @@ class MMD(Loss):
     ValueError
         If a factor is not positive.
     """
+
+    between_rows = True
 
     def __init__(self, *, weight: float = 1.0, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
                  start: float = 0.0, stop: float = 1.0) -> None:

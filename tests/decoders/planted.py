@@ -69,8 +69,8 @@ class PlantedData:
         return BrainBatch(signals=signals, rows=at, stimulus_ids=[row[1] for row in rows],
                           targets={"tiny": torch.from_numpy(np.stack([row[3] for row in rows]))})
 
-    def train_loader(self, *, batch_size, seed, kept=None):
-        sampler = EpochSampler(len(self.rows["train"]), batch_size=batch_size, seed=seed)
+    def train_loader(self, *, batch_size, seed, kept=None, drop_last=True):
+        sampler = EpochSampler(len(self.rows["train"]), batch_size=batch_size, seed=seed, drop_last=drop_last)
         return DataLoader(_Rows(self, "train", self.fail_after), sampler=sampler, batch_size=None)
 
     def training_targets(self, space):

@@ -224,13 +224,110 @@ def test_a_gradient_that_is_not_a_number_still_shows_after_clipping():
 
 
 def test_norms_are_decayed_where_a_published_recipe_does_so():
-    groups = build(schedule="none", decay_norms=True).module
+    groups = build(schedule="none", decay="weights_and_norms").module
     kinds = groups.configure_optimizers().param_groups
     names = {id(p): n for n, p in groups.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in kinds)
     assert "encoder.mlp.0.1.weight" in decayed
     assert {"encoder.mlp.0.1.bias", "heads.tiny.linear.bias", "heads.tiny.losses.nce.scale"} <= free
     assert decayed | free == set(names.values())
+
+
+def test_what_is_decayed_is_chosen_by_policy_and_by_name():
+    def decayed(**settings):
+        module = build(schedule="none", weight_decay=0.1, **settings).module
+        names = {id(p): n for n, p in module.named_parameters()}
+        groups = module.configure_optimizers().param_groups
+        assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+        assert sum(len(group["params"]) for group in groups) == len(names)
+        return {names[id(p)] for p in groups[0]["params"]}, set(names.values())
+
+    weights, every = decayed()
+    assert decayed(decay="all") == (every, every)
+    also = {n for n in every if n.startswith("adapter.") or n.endswith(".scale")}
+    assert also - weights, "biases of the adapter and the scale of the contrast"
+    assert decayed(decay_also=["adapter.*", "*.scale"])[0] == weights | also
+    with pytest.raises(ValueError, match=r"decay_also: expected patterns of names .*, got 'encodr\.\*', which"):
+        decayed(decay_also=["encodr.*"])
+
+
+def test_a_step_of_the_chosen_optimizer_is_that_written_out():
+    """Two steps of Adam with its decay in the gradient, and of AdamW with it on the weights, by their formulas."""
+    gradients = [torch.tensor([[1.0, -2.0], [0.5, 0.25]]), torch.tensor([[-0.5, 1.0], [2.0, 0.0]])]
+    for name, betas in (("Adam", (0.5, 0.999)), ("AdamW", (0.9, 0.95))):
+        settings = TrainingSettings.of({"max_epochs": 1, "optimizer": name, "betas": betas, "eps": 1e-3, "lr": 0.1,
+                                        "weight_decay": 0.2})
+        layer = torch.nn.Linear(2, 2, bias=False)
+        optimizer, x = settings.optimizer_of(layer), layer.weight.detach().clone()
+        m, v = torch.zeros(2, 2), torch.zeros(2, 2)
+        for step, gradient in enumerate(gradients, start=1):
+            layer.weight.grad = gradient.clone()
+            optimizer.step()
+            if name == "Adam":
+                gradient = gradient + 0.2 * x
+            else:
+                x = x - 0.1 * 0.2 * x
+            m, v = betas[0] * m + (1 - betas[0]) * gradient, betas[1] * v + (1 - betas[1]) * gradient**2
+            x = x - 0.1 * (m / (1 - betas[0]**step)) / ((v / (1 - betas[1]**step)).sqrt() + 1e-3)
+            torch.testing.assert_close(layer.weight.detach(), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"optimizer": "SGD"}, r"trainer.optimizer: expected one of \('AdamW', 'Adam'\), got 'SGD'"),
+    ({"decay": "none"}, r"trainer.decay: expected one of"), ({"betas": [0.9]}, r"trainer.betas: expected two numbers"),
+    ({"monitor": "last", "patience": 3}, r"trainer.patience: expected null where the last epoch is kept")])
+def test_impossible_settings_of_the_optimizer_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings.of({"max_epochs": 1, **settings})
+
+
+def test_the_last_epoch_is_kept_where_it_is_asked_for(tmp_path):
+    chosen, last = build(max_epochs=3), build(max_epochs=3, monitor="last")
+    chosen.fit(PlantedData(), folder=tmp_path / "chosen")
+    last.fit(PlantedData(), folder=tmp_path / "last")
+    kept = torch.load(tmp_path / "last/last.ckpt", weights_only=True)["state_dict"]
+    assert equal(dict(last.module.state_dict()), dict(kept))
+    rows = list(csv.DictReader((tmp_path / "last/logs/metrics.csv").open()))
+    assert float(rows[-1]["val/top1"]) > 0, "it is validated all the same"
+
+
+def test_a_smaller_last_batch_is_trained_on_where_it_is_asked_for(tmp_path, monkeypatch):
+    """384 trials in batches of 100: three, and one of 84."""
+    from brain2img.decoders.module import DeepModule
+
+    sizes, step = [], DeepModule.training_step
+    monkeypatch.setattr(DeepModule, "training_step", lambda self, batch, i: sizes.append(len(batch)) or step(
+        self, batch, i))
+    for drop_last, expected in ((True, [100, 100, 100]), (False, [100, 100, 100, 84])):
+        sizes.clear()
+        build(max_epochs=1, batch_size=100, accumulate=1, drop_last=drop_last).fit(PlantedData(),
+                                                                                   folder=tmp_path / str(drop_last))
+        assert sizes == expected
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_validation_does_not_depend_on_the_size_of_its_chunks(tmp_path, monkeypatch, ema):
+    rows = {}
+    for chunk in (7, 50, 256):
+        monkeypatch.setattr("brain2img.decoders.deep.CHUNK", chunk)
+        folder = tmp_path / str(chunk)
+        decoder = build(max_epochs=2, ema=ema)
+        decoder.fit(PlantedData(), folder=folder)
+        last = list(csv.DictReader((folder / "logs/metrics.csv").open()))[-1]
+        rows[chunk] = {key: float(value) for key, value in last.items() if key.startswith("val/")}
+    assert {"val/loss", "val/tiny/nce", "val/tiny/mse", "val/top1"} <= set(rows[256])
+    for chunk in (7, 50):
+        assert rows[chunk] == pytest.approx(rows[256], rel=1e-5)
+    # the contrast is that over all 120 trials, of the weights that are kept
+    whole = PlantedData().batch("val", range(120))
+    decoder.load(folder, file="last.ckpt")
+    head = decoder.module.heads["tiny"]
+    with torch.no_grad():
+        outputs, _ = decoder.module(whole)
+        expected = head.losses["nce"](outputs["tiny"], whole.targets["tiny"],
+                                      same=shared_stimuli(whole.stimulus_ids)).item()
+    assert rows[256]["val/tiny/nce"] == pytest.approx(expected, rel=1e-5)
+    assert rows[256]["val/loss"] == pytest.approx(expected + 0.1 * rows[256]["val/tiny/mse"], rel=1e-5)
 
 
 def test_save_and_load(tmp_path):

@@ -36,6 +36,16 @@ def test_sizes_are_the_published_ones(width, learnable, total):
     assert made(initial_std=None).tsconv[5].weight.unique().tolist() == [1]
 
 
+def test_published_self_attention_is_drawn_anew_and_the_mended_one_is_not():
+    linears = {published: [layer.weight for layer in made(spatial="self_attention", as_published=published).spatial
+                           .modules() if isinstance(layer, nn.Linear)] for published in (True, False)}
+    assert len(linears[True]) == 3
+    for weight in linears[True]:
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for weight in linears[False]:
+        assert weight.std().item() == pytest.approx(math.sqrt(2 / (63 + 63)), rel=0.05), "Xavier-normal"
+
+
 def convolved(encoder, x):
     """The published order: temporal convolution, then pooling; rearranged to (h w) e."""
     y = encoder.projection(nn.Sequential(*encoder.tsconv)(x.unsqueeze(1)))

@@ -244,12 +244,12 @@ class BrainData:
         return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
 
     def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None,
-                     repetitions: str = "single") -> DataLoader:
+                     repetitions: str = "single", drop_last: bool = True) -> DataLoader:
         """Return shuffled batches of training trials of all subjects, signals as `kept` keeps them.
 
         Parameters
         ----------
-        batch_size, seed
+        batch_size, seed, drop_last
             See `EpochSampler`.
         kept
             Where given, what it keeps of single trials stands in place of their signals.
@@ -266,7 +266,7 @@ class BrainData:
             raise ValueError(f"trainer.repetitions: expected one of {REPETITIONS}, and single where the adapter keeps "
                              f"pooled trials, got {repetitions!r}. Correct it.")
         items = self.items("train") if repetitions == "mean" else self.single_trials("train")
-        sampler = EpochSampler(len(items), batch_size=batch_size, seed=seed)
+        sampler = EpochSampler(len(items), batch_size=batch_size, seed=seed, drop_last=drop_last)
         resampled = Resampling(items, sampler=sampler) if repetitions == "resample" else None
         return DataLoader(ItemDataset(self, items, kept=kept, resampled=resampled), sampler=sampler, batch_size=None,
                           num_workers=0)

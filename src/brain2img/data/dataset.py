@@ -21,20 +21,23 @@ class EpochSampler(Sampler):
     n
         Number of trials.
     batch_size
-        Trials in a batch; a last, smaller batch is left out unless it is the only one.
+        Trials in a batch.
     seed
         Seed of the shuffling.
+    drop_last
+        Leave out a last, smaller batch, unless it is the only one.
     """
 
-    def __init__(self, n: int, *, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed, self.epoch = n, min(batch_size, n), seed, 0
+    def __init__(self, n: int, *, batch_size: int, seed: int, drop_last: bool = True) -> None:
+        self.n, self.batch_size, self.seed, self.epoch = n, max(1, min(batch_size, n)), seed, 0
+        self.drop_last = drop_last
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n // self.batch_size
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch, 77]).permutation(self.n)

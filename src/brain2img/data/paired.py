@@ -23,14 +23,15 @@ class PairedSampler(EpochSampler):
 
     Parameters
     ----------
-    n, batch_size, seed
+    n, batch_size, seed, drop_last
         See `EpochSampler`.
     sources
         Known subject -> number of its training trials.
     """
 
-    def __init__(self, n: int, *, batch_size: int, seed: int, sources: Mapping[str, int]) -> None:
-        super().__init__(n, batch_size=batch_size, seed=seed)
+    def __init__(self, n: int, *, batch_size: int, seed: int, sources: Mapping[str, int],
+                 drop_last: bool = True) -> None:
+        super().__init__(n, batch_size=batch_size, seed=seed, drop_last=drop_last)
         self.sources = dict(sources)
 
     def __iter__(self) -> Iterator[Any]:
@@ -82,13 +83,14 @@ class PairedData:
         """Whether the new subject has validation trials."""
         return self.target.has_validation
 
-    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None) -> DataLoader:
+    def train_loader(self, *, batch_size: int, seed: int, kept: KeptTrials | None = None,
+                     drop_last: bool = True) -> DataLoader:
         """Return shuffled batches of the new subject's training trials (signals as `kept` has them), with `sources`.
 
         Those of the known subjects are read anew: they go through the adapters of another decoder.
         """
         trials = _PairedTrials(self.target, self.sources, kept=kept)
-        sampler = PairedSampler(len(trials.items), batch_size=batch_size, seed=seed,
+        sampler = PairedSampler(len(trials.items), batch_size=batch_size, seed=seed, drop_last=drop_last,
                                 sources={s: len(rows) for s, rows in trials.rows.items()})
         return DataLoader(trials, sampler=sampler, batch_size=None, num_workers=0)
 

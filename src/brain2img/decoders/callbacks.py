@@ -221,7 +221,7 @@ class Checkpoints(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is new."""
         row, monitor, state = self.history.rows[-1], self.settings.monitor, self.state
-        validated = "val/loss" in row
+        validated = "val/loss" in row and monitor != "last"
         if validated and monitor not in row:
             known = sorted(k for k in row if k.startswith("val/"))
             raise ValueError(f"trainer.monitor: expected one of {known}, got {monitor!r}. Correct it.")

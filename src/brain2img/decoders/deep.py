@@ -98,6 +98,8 @@ class DeepDecoder(Decoder):
             once["repetitions"] = settings.repetitions
         elif adapter.has_fixed_part and self.module.augmentation is None:
             once["kept"] = KeptTrials(data, adapter.once, folder=folder)
+        if not settings.drop_last:
+            once["drop_last"] = False
         loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed, **once)
         if len(loader) == 0:
             raise ValueError("training: expected at least one training trial, got none. Choose another split.")

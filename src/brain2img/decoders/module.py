@@ -55,7 +55,9 @@ class DeepModule(LightningModule):
         self._generator = torch.Generator()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._validated: dict[str, list[tuple[Tensor, Tensor, list[str]]]] = {}
+        self._validated: dict[str, list[tuple[Tensor, Tensor]]] = {}  # what is ranked -> decoded and true, in chunks
+        self._compared: dict[str, list[tuple[Tensor, Tensor]]] = {}  # head with losses between rows -> decoded, target
+        self._validated_ids: list[str] = []
 
     def forward(self, batch: BrainBatch) -> tuple[dict[str, Tensor], dict[str, Features]]:
         """Return head -> ``(B, *shape)``, and subject -> the adapter's features."""
@@ -98,14 +100,17 @@ class DeepModule(LightningModule):
                 soft_targets[rows[:, None], rows[None, :]] = mixed.to(soft_targets)
         return dataclasses.replace(batch, signals=signals), soft_targets
 
-    def _head_losses(self, outputs: Mapping[str, Tensor], batch: BrainBatch,
-                     soft_targets: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the terms by name, unweighted, and their weighted sum; see `TrainingSettings.random_balance`."""
+    def _head_losses(self, outputs: Mapping[str, Tensor], batch: BrainBatch, soft_targets: Tensor | None, *,
+                     between_rows: bool | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms by name, unweighted, and their weighted sum; see `TrainingSettings.random_balance`.
+
+        With `between_rows` those alone whose `Loss.between_rows` it is.
+        """
         same = shared_stimuli(batch.stimulus_ids, device=self.device)
         terms, totals = {}, {part: torch.zeros((), device=self.device) for part in ("prior", "other")}
         with torch.autocast(self.device.type, enabled=False):
             for name, head, loss in self.named_losses():
-                if loss.active:
+                if loss.active and between_rows in (None, loss.between_rows):
                     value = loss(outputs[name.split("/")[0]], head.true(batch.targets[head.space]),
                                  soft_targets=soft_targets, same=same)
                     terms[name] = value
@@ -178,14 +183,32 @@ class DeepModule(LightningModule):
         return losses
 
     def validation_step(self, batch: BrainBatch, batch_idx: int) -> None:
-        """Add one batch of averaged trials to the validation numbers."""
+        """Add one chunk of averaged trials to the validation numbers; after the last, what compares all of them."""
         outputs, _ = self(batch)
-        terms, total = self._head_losses(outputs, batch, None)
+        terms, total = self._head_losses(outputs, batch, None, between_rows=False)
         self._note("val", {**terms, "loss": total}, len(batch))
+        self._validated_ids += batch.stimulus_ids
         for key, (name, head) in self._ranked_heads().items():
             self._validated.setdefault(key, []).append((
-                outputs[name].flatten(1).float().cpu(), head.true(batch.targets[head.space]).flatten(1).float().cpu(),
-                batch.stimulus_ids))
+                outputs[name].flatten(1).float().cpu(), head.true(batch.targets[head.space]).flatten(1).float().cpu()))
+        for name in {name.split("/")[0] for name, _, loss in self.named_losses() if loss.active and loss.between_rows}:
+            target = batch.targets[cast(Head, self.heads[name]).space]
+            self._compared.setdefault(name, []).append((outputs[name].float().cpu(), target.cpu()))
+        # here and not when validation ends: then averaged weights have been taken out again
+        if self._compared and batch_idx + 1 == self.trainer.num_val_batches[0]:
+            self._compare_validated()
+
+    def _compare_validated(self) -> None:
+        """Add the losses between rows, over all trials of the validation."""
+        outputs, targets = {}, {}
+        for name, parts in self._compared.items():
+            space = cast(Head, self.heads[name]).space
+            outputs[name], targets[space] = (torch.cat([part[i] for part in parts]).to(self.device) for i in (0, 1))
+        whole = BrainBatch(signals={}, rows={}, stimulus_ids=self._validated_ids, targets=targets)
+        terms, total = self._head_losses(outputs, whole, None, between_rows=True)
+        n = len(self._validated_ids)
+        self._note("val", terms, n)
+        self._sums["val/loss"] = self._sums["val/loss"] + n * total.detach().float()  # n rows are counted already
 
     def _ranked_heads(self) -> dict[str, tuple[str, Head]]:
         """Return name in the log -> head whose retrieval is validated: the first prediction, and what is monitored."""
@@ -203,9 +226,9 @@ class DeepModule(LightningModule):
         """Return the means since the last call, with ``val/top1`` where there was a validation."""
         row = {name: (value / self._counts[name]).item() for name, value in self._sums.items()}
         for key, parts in self._validated.items():
-            predicted, target = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-            row[key] = retrieval_top1(predicted, target, [name for part in parts for name in part[2]])
-        self._sums, self._counts, self._validated = {}, {}, {}
+            predicted, target = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+            row[key] = retrieval_top1(predicted, target, self._validated_ids)
+        self._sums, self._counts, self._validated, self._compared, self._validated_ids = {}, {}, {}, {}, []
         return row
 
     def transfer_batch_to_device(self, batch: BrainBatch, device: torch.device, dataloader_idx: int) -> BrainBatch:
@@ -223,16 +246,9 @@ class DeepModule(LightningModule):
             nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
 
     def configure_optimizers(self) -> Any:
-        """AdamW without decay of biases, norms and scalars, and a schedule that ticks once per optimizer step."""
+        """Return the optimizer, and a schedule that ticks once per optimizer step."""
         s = self.settings
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        decayed = [p for name, p in trained.items()
-                   if p.ndim > 1 or (s.decay_norms and p.ndim == 1 and name.endswith("weight"))]
-        kept = {id(p) for p in decayed}
-        optimizer = torch.optim.AdamW([
-            {"params": decayed, "weight_decay": s.weight_decay},
-            {"params": [p for p in trained.values() if id(p) not in kept], "weight_decay": 0.0}],
-            lr=s.lr, fused=s.precision != "16-mixed")  # in one pass over memory; in float16 Lightning could not clip
+        optimizer = s.optimizer_of(self)
         if s.schedule == "none":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

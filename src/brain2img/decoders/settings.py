@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from brain2img.artifacts import read_torch_file, reading
 
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SCHEDULES = ("onecycle", "cosine", "none")
+OPTIMIZERS = ("AdamW", "Adam")
+DECAYED = ("weights", "weights_and_norms", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +35,15 @@ class TrainingSettings:
         Epochs at most.
     batch_size
         Trials in a batch, all subjects together.
-    lr, weight_decay
-        Of AdamW; biases, norms and scalars are not decayed.
-    decay_norms
-        Decay the weights of norms too, as MindBridge's published training does: its rule looks for "Norm" in names
-        that do not hold it.
+    optimizer
+        "AdamW" or "Adam", which adds its decay to the gradient.
+    lr, betas, eps, weight_decay
+        Of the optimizer.
+    decay
+        What is decayed: "weights" (no biases, norms or scalars), "weights_and_norms" (as in the published training of
+        MindBridge and MindEye, whose rule looks for "Norm" in names that do not hold it) or "all" (ATM).
+    decay_also
+        Patterns of names of parameters that are decayed, too, as in a shell: "adapter.*", "*.g".
     schedule
         Per optimizer step: "onecycle" (cosine, from lr / 25 up and down again), "cosine" (from lr to 0) or "none".
     pct_start
@@ -57,7 +65,9 @@ class TrainingSettings:
         number of other repetitions, anew in each epoch.
     monitor
         "val/top1" (retrieval by the first head that is a prediction), "val/<head>/top1" or the name of a validation
-        loss; chooses ``best.ckpt`` and stops early.
+        loss, which chooses ``best.ckpt`` and stops early; or "last": the weights of the last epoch are kept.
+    drop_last
+        Leave out the last, smaller batch of an epoch, unless it is the only one.
     random_balance
         Multiply two sums, the losses of joint priors and all others of the heads, by softmax(randn(2)) in every step of
         training (STTM, arXiv:2403.06361).
@@ -71,9 +81,13 @@ class TrainingSettings:
 
     max_epochs: int
     batch_size: int = 256
+    optimizer: str = "AdamW"
     lr: float = 3e-4
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 0.01
-    decay_norms: bool = False
+    decay: str = "weights"
+    decay_also: Sequence[str] = ()
     schedule: str = "onecycle"
     pct_start: float = 0.1
     final_div_factor: float = 100.0
@@ -85,6 +99,7 @@ class TrainingSettings:
     random_balance: bool = False
     repetitions: str = "single"
     monitor: str = "val/loss"
+    drop_last: bool = True
     patience: int | None = None
     check_val_every: int = 1
     keep_last: int = 0
@@ -98,6 +113,9 @@ class TrainingSettings:
         ValueError
             If a key is unknown or a value impossible.
         """
+        values = dict(values)
+        if values.pop("decay_norms", False):  # of a run that was trained before `decay`
+            values["decay"] = "weights_and_norms"
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
@@ -105,18 +123,53 @@ class TrainingSettings:
         if "max_epochs" not in values:
             raise ValueError("trainer: expected max_epochs, got none. Set trainer.max_epochs.")
         settings = cls(**values)
-        for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+        for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS),
+                              ("decay", DECAYED)):
             if getattr(settings, name) not in choices:
                 raise ValueError(f"trainer.{name}: expected one of {choices}, got {getattr(settings, name)!r}. "
                                  "Correct it.")
         for name in ("max_epochs", "batch_size", "accumulate", "check_val_every"):
             if getattr(settings, name) < 1:
                 raise ValueError(f"trainer.{name}: expected 1 or more, got {getattr(settings, name)}. Correct it.")
+        if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
+            raise ValueError(f"trainer.betas: expected two numbers in [0, 1), got {list(settings.betas)}. Correct it.")
+        if settings.monitor == "last" and settings.patience is not None:
+            raise ValueError(f"trainer.patience: expected null where the last epoch is kept (trainer.monitor=last), "
+                             f"got {settings.patience}. Set one of them.")
         if settings.keep_last < 0:
             raise ValueError(f"trainer.keep_last: expected 0 or more epochs, got {settings.keep_last}. Correct it.")
         if settings.ema is not None and not 0 < settings.ema < 1:
             raise ValueError(f"trainer.ema: expected a decay between 0 and 1 or null, got {settings.ema}. Correct it.")
         return settings
+
+    def optimizer_of(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of what can be trained in a module, in two groups: decayed, and not.
+
+        Raises
+        ------
+        ValueError
+            If a pattern of `decay_also` fits no name.
+        """
+        known = dict(module.named_parameters())
+        trained = {name: p for name, p in known.items() if p.requires_grad}
+        also = {name for pattern in self.decay_also for name in self._fitting(pattern, list(known))}
+        decayed = [name for name, p in trained.items()
+                   if p.ndim > 1 or self.decay == "all" or name in also
+                   or (self.decay == "weights_and_norms" and p.ndim == 1 and name.endswith("weight"))]
+        free = [name for name in trained if name not in set(decayed)]
+        return getattr(torch.optim, self.optimizer)(
+            [{"params": [trained[name] for name in names], "weight_decay": decay}
+             for names, decay in ((decayed, self.weight_decay), (free, 0.0))],
+            lr=self.lr, betas=tuple(self.betas), eps=self.eps,
+            fused=self.precision != "16-mixed")  # in one pass over memory; in float16 Lightning could not clip
+
+    @staticmethod
+    def _fitting(pattern: str, names: list[str]) -> list[str]:
+        fitting = fnmatch.filter(names, pattern)
+        if not fitting:
+            raise ValueError(f"trainer.decay_also: expected patterns of names of parameters, got {pattern!r}, which "
+                             f"fits none of {', '.join(names[:3])}, ... Correct or remove it.")
+        return fitting
 
     @property
     def larger_is_better(self) -> bool:

@@ -34,6 +34,8 @@ class SelfAttention(nn.Module):
     as_published
         Sum the weights without x_mt, as the published product (``bocs,bocm->bocs``) does: they add to 1 and cancel,
         x itself goes on, and the weights of query and key do nothing.
+
+    Initial weights are Xavier-normal; `NICE` draws them anew where it draws them as published.
     """
 
     def __init__(self, n_channels: int, n_times: int, *, dropout: float, as_published: bool) -> None:
@@ -102,8 +104,8 @@ class NICE(Encoder):
     spatial
         None, "self_attention" or "graph_attention".
     as_published
-        Whether the attention has the fault of the published code: see `SelfAttention` and
-        `GraphAttention`. False mends it.
+        Whether the attention has the fault of the published code, see `SelfAttention` and `GraphAttention`, and
+        self-attention its initial weights, those of the convolutions. False mends it.
     bin
         Successive samples that the adapter averages to one of the grid's; 1 as published.
     n_filters
@@ -113,7 +115,7 @@ class NICE(Encoder):
     dropout
         In and after the attention, and after the convolutions.
     initial_std
-        Standard deviation of the initial weights of the convolutions; published 0.02. None for PyTorch's own.
+        Standard deviation of the initial weights of the convolutions; published 0.02. None for the layers' own.
 
     Raises
     ------
@@ -141,7 +143,8 @@ class NICE(Encoder):
         self.projection = nn.Sequential(nn.Conv2d(n_filters, n_filters, (1, 1)))
         self.hidden = (self.tsconv.n_steps, n_filters)
         if initial_std is not None:
-            for part in (self.tsconv, self.projection):
+            drawn = [self.spatial] if as_published and spatial == "self_attention" else []
+            for part in (*drawn, self.tsconv, self.projection):
                 normal_weights(part, std=initial_std)
 
     def forward(self, features: Features) -> Tensor:

@@ -128,7 +128,8 @@ def in_steps(trainer: Mapping[str, Any], *, n_trials: int, steps: int | None) ->
     if steps < 1:
         raise ValueError(f"steps: expected 1 or more, or null for trainer.max_epochs, got {steps}. Correct it.")
     batch = min(int(trainer["batch_size"]), n_trials)
-    a_epoch = -(-max(1, n_trials // batch) // int(trainer.get("accumulate", 1)))
+    batches = n_trials // batch if trainer.get("drop_last", True) else -(-n_trials // batch)
+    a_epoch = -(-batches // int(trainer.get("accumulate", 1)))
     epochs = -(-steps // a_epoch)
     return {**trainer, "max_epochs": epochs, "check_val_every": max(1, epochs // VALIDATIONS), "patience": None}
 
