@@ -117,11 +117,11 @@ def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict
     from hydra import compose, initialize_config_dir
 
     from brain2img.artifacts import EmbeddingCache
-    from brain2img.command_line.run import _keep_freed_memory
     from brain2img.data.prepared import PreparedStudy
+    from brain2img.memory import keep_freed
     from brain2img.stages.build import build_data, build_decoder, plain
 
-    _keep_freed_memory()  # as every script does
+    keep_freed()  # as every command does
     peak, ended, found = [0], threading.Event(), {}
 
     def sample() -> None:

@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="trials; by default that of the experiment")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--plain", action="store_true", help="AdamW and clipping as they come")
+    parser.add_argument("--give-back", action="store_true", help="freed memory goes back to the system")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--task", help=argparse.SUPPRESS)  # one measurement, in its own process
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
     results = []
     for model in options.models or found:
         result = child(model=model, steps=options.steps, batch_size=options.batch_size, plain=options.plain,
-                       clock=options.clock)
+                       clock=options.clock, give_back=options.give_back)
         log.info("%s: %s", model, result)
         if "left_out" not in result:
             results.append(result)
@@ -85,19 +86,20 @@ def child(**task: Any) -> dict[str, Any]:
 # ---- one model, in a process of its own
 
 
-def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, clock: str) -> dict[str, Any]:
+def measure(*, model: str, steps: int, batch_size: int | None, plain: bool, clock: str,
+            give_back: bool) -> dict[str, Any]:
     """Train `model` for some steps, in turns with its floor."""
     import torch
 
     from brain2img.analyses.counting import count
-    from brain2img.command_line.run import _keep_freed_memory
     from brain2img.decoders.callbacks import AveragedWeights
     from brain2img.decoders.deep import DeepDecoder
     from brain2img.decoders.module import DeepModule
     from brain2img.decoders.settings import own_randomness
+    from brain2img.memory import keep_freed
     from brain2img.stages.build import build_decoder
 
-    _keep_freed_memory()  # as every script does
+    keep_freed(not give_back)  # as every command does on a machine of 16 GB
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     config, signals, embeddings = described(model)

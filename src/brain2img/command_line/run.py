@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -22,9 +21,9 @@ from brain2img.command_line.commands import Command
 from brain2img.command_line.failures import said
 from brain2img.command_line.logs import show_libraries
 from brain2img.command_line.resolve import typed
+from brain2img.memory import keep_freed
 
 log = logging.getLogger(__name__)
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def run(command: Command, cfg: DictConfig) -> None:
@@ -36,9 +35,9 @@ def run(command: Command, cfg: DictConfig) -> None:
     # many small products: threads of NumPy's BLAS would wait for each other (measured: ten times slower on two cores);
     # what is large runs in torch, which has threads of its own
     threadpool_limits(1, user_api="blas")
-    _keep_freed_memory()
     compare_on_opening(bool(cfg.get("verify", True)))
     try:
+        keep_freed(cfg.get("keep_memory", "auto"))
         with waiting(cfg.get("wait", 0)):
             command.load()(typed(cfg, command=command))
     except KeyboardInterrupt:
@@ -58,21 +57,6 @@ def run(command: Command, cfg: DictConfig) -> None:
         sys.exit(1)
     finally:
         release_all()  # of a member that failed, too: the error holds on to what it was doing
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next tensor.
-
-    Otherwise it maps large ones anew every time, and the kernel clears every page: a training step of scenes_clip took
-    4.4 s, of which most in the kernel, and takes 0.9 s so (two cores). PyTorch is told, before its first tensor, to
-    begin large ones at multiples of 2 MB: at other places glibc 2.36 hardly ever finds room for one where one was
-    freed, and steps of ATM-S that need 0.9 GB took 3.2.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    with suppress(OSError, AttributeError):  # another C library, another policy
-        libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
-            libc.mallopt(parameter, value)
 
 
 class _LogFile(logging.FileHandler):

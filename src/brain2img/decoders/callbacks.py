@@ -22,6 +22,7 @@ from torch import Tensor
 
 from brain2img.artifacts import writing
 from brain2img.decoders.settings import TrainingSettings, epoch_file
+from brain2img.memory import stay_within_bounds
 from brain2img.schedule import moving_average
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,16 @@ class AveragedWeights(WeightAveraging):
         """Return the average."""
         assert self._average_model is not None, "training has not begun"
         return self._average_model.module.state_dict()
+
+
+class FreedMemory(Callback):
+    """Sees that freed memory which is kept for the next step stays within bounds: `brain2img.memory`."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
+                           batch_idx: int) -> None:
+        """Look now and then."""
+        if batch_idx % 10 == 0:
+            stay_within_bounds()
 
 
 class History(Callback):

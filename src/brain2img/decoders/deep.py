@@ -16,7 +16,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from brain2img.data.once import KeptTrials
-from brain2img.decoders.callbacks import AveragedWeights, Checkpoints, History, Progress, write_weights
+from brain2img.decoders.callbacks import (
+    AveragedWeights,
+    Checkpoints,
+    FreedMemory,
+    History,
+    Progress,
+    write_weights,
+)
 from brain2img.decoders.module import DeepModule
 from brain2img.decoders.settings import TrainingSettings, epoch_file, own_randomness, read_checkpoint
 from brain2img.devices import device_of
@@ -117,7 +124,7 @@ class DeepDecoder(Decoder):
                 loader.sampler.set_epoch(resumed["epoch"] + 1)  # Lightning opens the loader before it says the epoch
             with own_randomness(), _quiet():
                 shown = Progress(history, monitor=settings.monitor)
-                trainer = self._trainer([c for c in (averaged, history, shown, keeper) if c is not None])
+                trainer = self._trainer([c for c in (averaged, FreedMemory(), history, shown, keeper) if c is not None])
                 try:
                     trainer.fit(self.module, loader, validation, ckpt_path=last if resumed is not None else None,
                                 weights_only=True)
