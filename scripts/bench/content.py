@@ -1,6 +1,6 @@
 """What keeping and comparing hashes of a folder's files costs, beside writing and reading them, in one run.
 
-python scripts/bench_content.py --megabytes 2000 --folder outputs/bench
+python scripts/bench/content.py --megabytes 2000 --folder outputs/bench
 
 Prints seconds, GB/s and the ratio to writing or reading. "Cold": the file is not in memory, as far as the system lets
 its pages go. Rows are read in random order, 256 at a time, as an epoch of training does: twice, for only the first

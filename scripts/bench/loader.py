@@ -1,7 +1,7 @@
 """Measures that training streams from the disk: random batches of a prepared study against the raw mapped read.
 
-    python scripts/bench_loader.py                            # 1 and 4 GB, batches of 1,024 trials, about 4 minutes
-    python scripts/bench_loader.py --sizes 1 8 --subjects 4 --folder /scratch/bench --json bench_loader.json
+    python scripts/bench/loader.py                            # 1 and 4 GB, batches of 1,024 trials, about 4 minutes
+    python scripts/bench/loader.py --sizes 1 8 --subjects 4 --folder /scratch/bench --json bench_loader.json
 
 Prepared studies of 63 channels x 300 samples float32 are written with `PreparedWriter`, with targets of 1,024 numbers.
 

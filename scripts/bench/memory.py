@@ -1,7 +1,7 @@
 """Measures the memory of a leave-one-subject-out fold at real size: ATM-S, 10 subjects of THINGS-EEG2's trials.
 
-    python scripts/bench_memory.py                                  # 20 steps of 1,024 trials; needs 0.2 GB of disk
-    python scripts/bench_memory.py --steps 3 --subjects 3 --whiten --json bench_memory.json
+    python scripts/bench/memory.py                                  # 20 steps of 1,024 trials; needs 0.2 GB of disk
+    python scripts/bench/memory.py --steps 3 --subjects 3 --whiten --json bench_memory.json
 
 Each subject has the 66,160 training trials of THINGS-EEG2 (16,540 images, 4 times) and 800 test trials (200 images),
 63 channels x 250 samples in float32: 4.2 GB. They are one file under ten names, and of its trials one in `EVERY` is
@@ -113,8 +113,8 @@ def task_write(*, folder: str, subjects: int) -> dict[str, Any]:
 def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict[str, Any]:
     """Train a fold for some steps and decode the subject left out; returns the peaks of memory after each part."""
     import torch
-    from bench_loader import status
     from hydra import compose, initialize_config_dir
+    from loader import status
 
     from brain2img.artifacts import EmbeddingCache
     from brain2img.data.prepared import PreparedStudy
@@ -169,7 +169,7 @@ def task_fold(*, folder: str, steps: int, batch_size: int, whiten: bool) -> dict
 
 def report(result: dict[str, Any]) -> str:
     """Return the table of peaks, with the goal."""
-    from bench_loader import met
+    from loader import met
 
     lines = ["", f"{result['subjects']} subjects of {result['gb_each']:.1f} GB ({result['trials_each']:,} trials), "
              f"{result['gb_on_disk']:.2f} GB on the disk; {result['steps']} steps of {result['batch_size']:,} trials, "

@@ -1,7 +1,7 @@
 """Measures that preparing never holds a study in memory: time, peak memory and bytes read, sessions of real size.
 
-    python scripts/bench_prepare.py                                   # all forms, 1 and 3 sessions, about 12 minutes
-    python scripts/bench_prepare.py --forms hdf5 --sessions 1 3 --folder /scratch/bench --json bench_prepare.json
+    python scripts/bench/prepare.py                                   # all forms, 1 and 3 sessions, about 12 minutes
+    python scripts/bench/prepare.py --forms hdf5 --sessions 1 3 --folder /scratch/bench --json bench_prepare.json
 
 It writes a subject of THINGS-EEG2 (16,710 + 4,056 presentations a session, 64 channels of float64 at 1000 Hz) and one
 of NSD (750 int16 volumes of 81 x 104 x 83 a session, 15,724 voxels of nsdgeneral) with the writers of

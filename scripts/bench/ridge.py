@@ -1,7 +1,7 @@
 """Measures ridge at the size of one NSD subject: 15,724 voxels x 8,859 stimuli onto 257 x 768 tokens, 982 test stimuli.
 
-    python scripts/bench_ridge.py                                 # the whole size: 17 GB of disk
-    python scripts/bench_ridge.py --targets 16384 --folds 0 --folder /scratch/bench --json bench_ridge.json
+    python scripts/bench/ridge.py                                 # the whole size: 17 GB of disk
+    python scripts/bench/ridge.py --targets 16384 --folds 0 --folder /scratch/bench --json bench_ridge.json
 
 Random signals and targets are written to the disk in chunks.
 

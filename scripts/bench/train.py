@@ -1,13 +1,13 @@
 """Measures a training step of every deep decoder against what it cannot do without, on the CPU in fp32.
 
-    python scripts/bench_train.py                                     # all models, published and small size
-    python scripts/bench_train.py --models published/mindbridge_subj01 demo/fmri_mindbridge --steps 11
-    python scripts/bench_train.py --models published/atm_s_sub08 published/meg_image_decoder
-    python scripts/bench_train.py --models demo/fmri_mindbridge --plain --json bench_train.json
+    python scripts/bench/train.py                                     # all models, published and small size
+    python scripts/bench/train.py --models published/mindbridge_subj01 demo/fmri_mindbridge --steps 11
+    python scripts/bench/train.py --models published/atm_s_sub08 published/meg_image_decoder
+    python scripts/bench/train.py --models demo/fmri_mindbridge --plain --json bench_train.json
 
 - **step** is what `DeepDecoder.fit` does for one batch, in Lightning's loop with its callbacks (averaged weights where
   trainer.ema is set), on batches of noise in memory, pooled once as `fit` keeps them: zeroing, forward, losses,
-  backward, clipping, AdamW. From the end of one batch to the end of the next. Loading is what bench_loader.py measures.
+  backward, clipping, AdamW. From the end of one batch to the end of the next. Loading is what loader.py measures.
 - **floor** is the matrix products and convolutions of that step alone, forward and backward, and a bare
   torch.optim.AdamW(fused=True) step on the same parameters. The products have the sizes and places in memory of a real
   step; what it computes twice, to save memory, is in it once, and what it does not compute, because two linear maps
@@ -195,8 +195,8 @@ def noise(signals: dict[str, Any], embeddings: dict[str, Any], *, size: int, n: 
 def interleaved(decoder: Any, *, plain: bool, now: Callable[[], float]) -> Any:
     """Return a callback that measures every batch and, after it, the floor."""
     import torch
-    from bench_loader import status
     from lightning.pytorch import Callback
+    from loader import status
 
     from brain2img import layers
     from brain2img.layers import TemporalSpatial
