@@ -96,6 +96,9 @@ class MindBridge(SubjectAdapter):
         After the embedder.
     reconstruction, cycle
         Weights of the auxiliary losses; 1 when published with several subjects, 0 with one.
+    average_pooled
+        Average the repetitions of a stimulus after pooling, as published, and not before it: of maxima of noisy voxels
+        the mean is higher than the maximum of their means. It concerns validation and test.
     synthetic
         Weight of the losses of the heads on synthetic pairs: in every batch all trials of each subject are also
         synthesised as trials of another one, in random cyclic order. They count as data: no gradient reaches their
@@ -111,7 +114,7 @@ class MindBridge(SubjectAdapter):
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], grid: Grid, pool_size: int = 8192, pool: str = "max",
                  bottleneck: int = 128, dropout: float = 0.5, reconstruction: float = 1.0, cycle: float = 1.0,
-                 synthetic: float = 0.0) -> None:
+                 average_pooled: bool = False, synthetic: float = 0.0) -> None:
         super().__init__()
         if grid.T != 1:
             raise ValueError(f"MindBridge adapter: expected an encoder with a grid of one sample, got {grid}. "
@@ -123,7 +126,7 @@ class MindBridge(SubjectAdapter):
         self.grid = grid
         self.pool_size, self.pool, self.bottleneck, self.dropout = pool_size, pool, bottleneck, dropout
         self.weights = {"reconstruction": reconstruction, "cycle": cycle}
-        self.synthetic = synthetic
+        self.average_after, self.synthetic = average_pooled, synthetic
         self.pooling, self.embedder, self.builder = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for spec in specs.values():
             self.add_subject(spec)

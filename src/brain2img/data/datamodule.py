@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from brain2img.artifacts import EmbeddingCache, StoredRows, read_arrays, read_json, write_json, writing
@@ -19,6 +20,7 @@ from brain2img.data.prepared import PreparedStudy
 from brain2img.data.trials import Split, averaged, select_subjects, session_names
 from brain2img.records import BrainBatch, EmbeddingSpec, SignalSpec
 
+Trialwise = Callable[[Tensor, str], Tensor]
 NOISE_TRIALS = 2000
 REPETITIONS = ("single", "mean", "resample")
 AVERAGED_AT_ONCE = 512
@@ -146,9 +148,17 @@ class BrainData:
         return pd.DataFrame({"subject": trials["subject"].to_numpy(), "stimulus_id": trials["stimulus_id"].to_numpy(),
                              "n_averaged": 1, "draw": 0, "trial_ids": [[row] for row in trials["row"]]})
 
-    def signals(self, subject: str, trial_ids: list[list[int]], *, out: np.ndarray | None = None) -> np.ndarray:
-        """Return ``(n, C, T)`` float32 normalised signals, each the mean of its trials, in `out` if it is given."""
+    def signals(self, subject: str, trial_ids: list[list[int]], *, out: np.ndarray | None = None,
+                before_average: Trialwise | None = None) -> np.ndarray:
+        """Return ``(n, C, T)`` float32 normalised signals, each the mean of its trials, in `out` if it is given.
+
+        With `before_average`, ``(n, ...)`` means of what it makes of single trials.
+        """
         normaliser = self.normalisers[subject]
+        if before_average is not None:
+            parts = [before_average(torch.from_numpy(self.signals(subject, [[row] for row in ids])), subject)
+                     .mean(dim=0) for ids in trial_ids]
+            return torch.stack(parts).numpy()
         if all(len(ids) == 1 for ids in trial_ids):
             flat = np.array(list(chain.from_iterable(trial_ids)), dtype=int)
             return normaliser(self._signals[subject], flat, self._sessions[subject][flat], out=out)
@@ -193,7 +203,8 @@ class BrainData:
         return self.training_targets(space).mean(axis=0)
 
     def batch(self, items: pd.DataFrame | Mapping[str, np.ndarray], *,
-              noise: np.random.Generator | None = None, kept: KeptTrials | None = None) -> BrainBatch:
+              noise: np.random.Generator | None = None, kept: KeptTrials | None = None,
+              before_average: Trialwise | None = None) -> BrainBatch:
         """Return the batch of some rows of `items`, in their order.
 
         Parameters
@@ -205,6 +216,9 @@ class BrainData:
             its amplitude divided by the square root of the number of averaged repetitions.
         kept
             Where given, what it keeps of single trials stands in place of their signals.
+        before_average
+            What single trials of a subject, ``(n, C, T)``, or noise in their place go through before they are averaged
+            (`interfaces.Decoder.before_average`); None averages signals.
         """
         signals, rows = {}, {}
         subjects, trial_ids = np.asarray(items["subject"]), np.asarray(items["trial_ids"])
@@ -214,18 +228,24 @@ class BrainData:
                 continue
             if kept is not None:
                 x = kept(subject, np.array(list(chain.from_iterable(trial_ids[places])), dtype=int))
+            elif noise is None and before_average is not None:
+                x = self.signals(subject, trial_ids[places].tolist(), before_average=before_average)
             elif noise is None:
                 spec = self.normalisers[subject].spec
                 x = self.signals(subject, trial_ids[places].tolist(),
                                  out=self._memory[subject].array(len(places), spec.n_channels, spec.n_times))
             else:
-                x = self._noise(subject, np.asarray(items["n_averaged"])[places], noise)
+                x = self._noise(subject, np.asarray(items["n_averaged"])[places], noise, before_average)
             signals[subject], rows[subject] = to_tensor(x), torch.from_numpy(places)
         ids = list(items["stimulus_id"])
         targets = {space: to_tensor(self.target(space, ids)) for space in self.targets}
         return BrainBatch(signals=signals, rows=rows, stimulus_ids=ids, targets=targets)
 
-    def _noise(self, subject: str, n_averaged: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _noise(self, subject: str, n_averaged: np.ndarray, generator: np.random.Generator,
+               before_average: Trialwise | None = None) -> np.ndarray:
+        if before_average is not None:
+            return np.stack([before_average(torch.from_numpy(self._noise(subject, np.ones(n, dtype=int), generator)),
+                                            subject).mean(dim=0).numpy() for n in n_averaged])
         factor = self._noise_factor(subject)
         n_times = self.normalisers[subject].spec.n_times
         drawn = generator.standard_normal((len(n_averaged), factor.shape[1], n_times), dtype=np.float32)
@@ -271,8 +291,8 @@ class BrainData:
         return DataLoader(ItemDataset(self, items, kept=kept, resampled=resampled), sampler=sampler, batch_size=None,
                           num_workers=0)
 
-    def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
-        """Return batches of repetition-averaged trials of a split, in a fixed order."""
+    def eval_loader(self, split: str, *, batch_size: int = 256, before_average: Trialwise | None = None) -> DataLoader:
+        """Return batches of repetition-averaged trials of a split, in a fixed order; see `batch`."""
         items = self.items(split)
-        return DataLoader(ItemDataset(self, items), sampler=chunks(len(items), batch_size), batch_size=None,
-                          num_workers=0)
+        return DataLoader(ItemDataset(self, items, before_average=before_average),
+                          sampler=chunks(len(items), batch_size), batch_size=None, num_workers=0)

@@ -58,11 +58,13 @@ class ItemDataset(Dataset):
         `brain2img.data.once.KeptTrials` to take the signals of single trials from; None reads them anew.
     resampled
         What averages every trial with other repetitions; None for none.
+    before_average
+        See `brain2img.data.datamodule.BrainData.batch`.
     """
 
-    def __init__(self, data, items, *, kept=None, resampled=None) -> None:
+    def __init__(self, data, items, *, kept=None, resampled=None, before_average=None) -> None:
         self.data, self.items, self.kept = data, items.reset_index(drop=True), kept
-        self.resampled = resampled
+        self.resampled, self.before_average = resampled, before_average
         # taking rows of a table costs as much as reading a tenth of the batch
         self._columns = {name: self.items[name].to_numpy() for name in self.items}
 
@@ -73,7 +75,7 @@ class ItemDataset(Dataset):
         columns = {name: column[list(places)] for name, column in self._columns.items()}
         if self.resampled is not None:
             columns["trial_ids"] = self.resampled(places)
-        return self.data.batch(columns, kept=self.kept)
+        return self.data.batch(columns, kept=self.kept, before_average=self.before_average)
 
 
 class Resampling:

@@ -102,6 +102,6 @@ class PairedData:
         """Return the embeddings of the new subject's training stimuli; see `BrainData.training_targets`."""
         return self.target.training_targets(space)
 
-    def eval_loader(self, split: str, *, batch_size: int = 256) -> DataLoader:
+    def eval_loader(self, split: str, **settings: Any) -> DataLoader:
         """Return batches of the new subject alone; see `BrainData.eval_loader`."""
-        return self.target.eval_loader(split, batch_size=batch_size)
+        return self.target.eval_loader(split, **settings)

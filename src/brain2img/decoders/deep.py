@@ -110,7 +110,8 @@ class DeepDecoder(Decoder):
         loader = data.train_loader(batch_size=settings.batch_size, seed=self.seed, **once)
         if len(loader) == 0:
             raise ValueError("training: expected at least one training trial, got none. Choose another split.")
-        validation = data.eval_loader("val", batch_size=CHUNK) if data.has_validation else None
+        pooled = {} if self.before_average is None else {"before_average": self.before_average}
+        validation = data.eval_loader("val", batch_size=CHUNK, **pooled) if data.has_validation else None
         if validation is None and settings.patience is not None:
             log.warning("trainer.patience is skipped: this split has no validation trials")
         for _, head in self.module.named_heads() if self.observes else ():

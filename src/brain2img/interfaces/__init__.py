@@ -101,6 +101,11 @@ class Decoder(ABC):
     adapter: SubjectAdapter | None = None
     """The subject adapter of a decoder with parts."""
 
+    @property
+    def before_average(self) -> Callable[[Tensor, str], Tensor] | None:
+        """What single trials ``(n, C, T)`` of a subject go through before they are averaged, where there is such."""
+        return self.adapter.once if self.adapter is not None and self.adapter.average_after else None
+
     @abstractmethod
     def fit(self, data: Any, *, folder: Path) -> None:
         """Fit on the training split of `data` (a `data.datamodule.BrainData`).

@@ -46,6 +46,8 @@ class SubjectAdapter(Part, nn.Module):
     grid: Grid
     synthetic: float = 0.0
     """Weight of the heads' losses on `synthetic_trials`."""
+    average_after: bool = False
+    """Whether repetitions are averaged after `once`, trial by trial, and not before it."""
     has_fixed_part: bool = False
     """Whether `once` does something: training then does it once per trial, where no augmentation comes before it."""
 

@@ -18,7 +18,8 @@ from brain2img.stages.runs import FoldRun
 
 def decode(decoder: Decoder, data: BrainData, items: pd.DataFrame, *, batch_size: int) -> dict[str, np.ndarray]:
     """Return space -> ``(n, D)`` decoded embeddings of the rows `items`, flattened."""
-    parts = [decoder.predict(data.batch(items.iloc[part])) for part in chunks(len(items), batch_size)]
+    parts = [decoder.predict(data.batch(items.iloc[part], before_average=decoder.before_average))
+             for part in chunks(len(items), batch_size)]
     return {space: np.concatenate([part[space] for part in parts]).reshape(len(items), -1) for space in parts[0]}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
+from torch import Tensor
 
 from brain2img.artifacts import (
     ArrayWriter,
@@ -121,14 +123,24 @@ def decode_rows(folder: Path, rows: pd.DataFrame, *, decoders: list[FoldRun], da
         for part in progress(parts, description="decode"):
             part = part[part >= writer.done]
             generator = None if noise_seed is None else np.random.default_rng([noise_seed, i, int(part[0]), 3])
-            batch = data[i].batch(rows.iloc[part], noise=generator)
-            for subject, x in batch.signals.items():
-                if silenced is not None:
+            once = decoder.before_average
+            batch = data[i].batch(rows.iloc[part], noise=generator, before_average=None if once is None else partial(
+                _silenced, once=once, places=silenced))
+            if once is None and silenced is not None:
+                for subject, x in batch.signals.items():
                     x[:, silenced[subject]] = 0.0
             predicted = decoder.predict(batch)
             writer.write({name: predicted[name] for name in specs})
     writer.close()
     Predictions.write(folder, rows=rows, specs=specs)
+
+
+def _silenced(x: Tensor, subject: str, *, once: Callable[[Tensor, str], Tensor],
+              places: Mapping[str, np.ndarray] | None) -> Tensor:
+    """Return single trials after the fixed part of an adapter, channels at `places` silenced before it."""
+    if places is not None:
+        x[:, places[subject]] = 0.0
+    return once(x, subject)
 
 
 def shuffled_view(folder: Path, decoded: Path) -> None:
