@@ -296,24 +296,23 @@ class BrainBatch:
     targets
         Space -> ``(B, *shape)`` float32; empty when predicting.
     sources
-        Known subject -> ``(B_a, C_a, T_a)`` float32 normalised signals of any of its training trials, beside those of a
-        new subject that is adapted to. They are neither among `rows` nor decoded.
+        A batch of any training trials of one known subject, beside those of a new subject that is adapted to, or None.
     """
 
     signals: dict[str, Tensor]
     rows: dict[str, Tensor]
     stimulus_ids: list[str]
     targets: dict[str, Tensor] = field(default_factory=dict)
-    sources: dict[str, Tensor] = field(default_factory=dict)
+    sources: BrainBatch | None = None
 
     def __len__(self) -> int:
         return len(self.stimulus_ids)
 
     def to(self, device: Any) -> BrainBatch:
         """Return the batch with every tensor on `device`."""
-        return BrainBatch(stimulus_ids=self.stimulus_ids, **{
-            name: {k: v.to(device) for k, v in getattr(self, name).items()}
-            for name in ("signals", "rows", "targets", "sources")})
+        sources = None if self.sources is None else self.sources.to(device)
+        return BrainBatch(stimulus_ids=self.stimulus_ids, sources=sources, **{
+            name: {k: v.to(device) for k, v in getattr(self, name).items()} for name in ("signals", "rows", "targets")})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,8 +77,10 @@ def test_paired_batches_bring_known_subjects_in_turn_and_leave_the_new_ones_orde
         for batch, alone in zip(loader, plain, strict=True):
             assert batch.stimulus_ids == alone.stimulus_ids
             assert batch.signals["sub-01"].equal(alone.signals["sub-01"])
-            (name, x), = batch.sources.items()
+            (name, x), = batch.sources.signals.items()
             assert x.shape == (4, 12, 1)
+            assert len(batch.sources.stimulus_ids) == 4
+            assert batch.sources.targets.keys() == batch.targets.keys()
             known = sources.signals(name, [[r] for r in sorted(rows(sources, "train")[name])])
             assert all(any((known[i] == trial.numpy()).all() for i in range(len(known))) for trial in x)
             met.append(name)

@@ -18,7 +18,7 @@ from brain2img.heads.linear import LinearHead
 from brain2img.losses import MSE, InfoNCE, PriorLoss
 from brain2img.priors.diffusion import DiffusionPrior
 from brain2img.priors.mindeye import MindEyeTransformer
-from brain2img.records import EmbeddingSpec, Grid, SignalSpec
+from brain2img.records import BrainBatch, EmbeddingSpec, Features, Grid, SignalSpec
 
 
 def fresh(*, width: int = 32) -> DeepDecoder:
@@ -95,6 +95,58 @@ def test_the_cycle_is_the_published_formula_and_trains_the_new_subject_alone():
     assert all(p.grad is not None for p in adapter.parameters_of("sub-03"))
     assert all(p.grad is None for p in source.parameters())
     assert adapter.adaptation_losses({}, "sub-03") == {}
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_trials_of_known_subjects_stand_in_all_losses_where_they_do_as_released(joint):
+    """All losses, and the gradient of the new subject's parts, against the formulas over both halves of the batch."""
+    known, new, _, _ = adapted()
+    beside(new, known)
+    module, x = new.module.eval(), torch.randn(5, 50, 1)
+    adapter, trained = module.adapter, known.module.adapter.eval()
+    adapter.known_in_losses, module.augmentation = joint, None
+    with torch.no_grad():
+        for p in adapter.parameters_of("sub-03"):
+            p.add_(0.1 * torch.randn_like(p))
+    z, other = torch.randn(4, 8), torch.randn(5, 8)
+    voxels = torch.randn(4, adapter.specs["sub-03"].n_channels, 1)
+    batch = BrainBatch(
+        signals={"sub-03": voxels}, rows={"sub-03": torch.tensor([2, 0, 1, 3])}, stimulus_ids=list("abcd"),
+        targets={"tiny": z}, sources=BrainBatch(signals={"sub-01": x}, rows={"sub-01": torch.tensor([1, 0, 2, 4, 3])},
+                                                stimulus_ids=list("efghi"), targets={"tiny": other}))
+    loss = module.training_step(batch, 1)
+    terms = {name: value.item() for name, value in module._sums.items()}
+    loss.backward()
+    gradients = [p.grad.clone() for p in adapter.parameters_of("sub-03")]
+    module.zero_grad()
+
+    def embedded(which, subject, signals):
+        pooled = which.pooled(signals, subject)
+        return which.embedder[subject](pooled), pooled
+
+    (e, pooled), (known_e, known_pooled) = embedded(adapter, "sub-03", voxels), embedded(trained, "sub-01", x)
+    known_e = known_e.detach()
+    built, known_built = adapter.builder["sub-03"](e), trained.builder["sub-01"](known_e).detach()
+
+    def decoded(embedding, order):
+        hidden = module.encoder(Features(embedding[torch.argsort(torch.tensor(order))].unsqueeze(-1)))
+        return module.heads["tiny"](hidden, {})
+
+    p, t = decoded(e, [2, 0, 1, 3]), z
+    reconstruction = ((built - pooled) ** 2).mean()
+    if joint:
+        p, t = torch.cat([p, decoded(known_e, [1, 0, 2, 4, 3])]), torch.cat([z, other])
+        reconstruction = torch.cat([built - pooled, known_built - known_pooled]).pow(2).mean()
+    head = module.heads["tiny"].losses
+    heads = sum(term.weight * term(p, t) for term in head.values())
+    cycle = (adapter.embedder["sub-03"](adapter.builder["sub-03"](known_e)) - known_e).pow(2).mean()
+    expected = heads + reconstruction + cycle
+    torch.testing.assert_close(loss, expected)
+    n = 9 if joint else 4
+    assert terms["train/adapter/reconstruction"] / n == pytest.approx(reconstruction.item(), rel=1e-5)
+    expected.backward()
+    for got, p in zip(gradients, adapter.parameters_of("sub-03"), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_unknown_modes_are_refused():

@@ -96,6 +96,9 @@ class MindBridge(SubjectAdapter):
         After the embedder.
     reconstruction, cycle
         Weights of the auxiliary losses; 1 when published with several subjects, 0 with one.
+    known_in_losses
+        What trials of known subjects do in reset-tuning: False, they feed the cycle alone; True, as released, they
+        stand in all losses beside the new subject's: as further rows of the contrast, and in every mean.
     average_pooled
         Average the repetitions of a stimulus after pooling, as published, and not before it: of maxima of noisy voxels
         the mean is higher than the maximum of their means. It concerns validation and test.
@@ -114,7 +117,7 @@ class MindBridge(SubjectAdapter):
 
     def __init__(self, *, specs: Mapping[str, SignalSpec], grid: Grid, pool_size: int = 8192, pool: str = "max",
                  bottleneck: int = 128, dropout: float = 0.5, reconstruction: float = 1.0, cycle: float = 1.0,
-                 average_pooled: bool = False, synthetic: float = 0.0) -> None:
+                 known_in_losses: bool = False, average_pooled: bool = False, synthetic: float = 0.0) -> None:
         super().__init__()
         if grid.T != 1:
             raise ValueError(f"MindBridge adapter: expected an encoder with a grid of one sample, got {grid}. "
@@ -126,7 +129,7 @@ class MindBridge(SubjectAdapter):
         self.grid = grid
         self.pool_size, self.pool, self.bottleneck, self.dropout = pool_size, pool, bottleneck, dropout
         self.weights = {"reconstruction": reconstruction, "cycle": cycle}
-        self.average_after, self.synthetic = average_pooled, synthetic
+        self.known_in_losses, self.average_after, self.synthetic = known_in_losses, average_pooled, synthetic
         self.pooling, self.embedder, self.builder = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for spec in specs.values():
             self.add_subject(spec)

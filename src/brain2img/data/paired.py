@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from brain2img.data.datamodule import BrainData
@@ -48,14 +47,12 @@ class _PairedTrials(Dataset):
     def __init__(self, target: BrainData, sources: BrainData, *, kept: KeptTrials | None) -> None:
         self.target, self.sources, self.kept = target, sources, kept
         self.items = target.single_trials("train").reset_index(drop=True)
-        rows = sources.single_trials("train")
-        self.rows = {s: group["trial_ids"].tolist() for s, group in rows.groupby("subject", sort=False)}
+        self.rows = dict(list(sources.single_trials("train").groupby("subject", sort=False)))
 
     def __getitem__(self, chosen: tuple[list[int], str, list[int]]) -> BrainBatch:
         places, source, others = chosen
         batch = self.target.batch(self.items.iloc[places], kept=self.kept)
-        x = self.sources.signals(source, [self.rows[source][i] for i in others])
-        return dataclasses.replace(batch, sources={source: torch.from_numpy(x)})
+        return dataclasses.replace(batch, sources=self.sources.batch(self.rows[source].iloc[others]))
 
 
 class PairedData:

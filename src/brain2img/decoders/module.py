@@ -162,8 +162,22 @@ class DeepModule(LightningModule):
         """Return the loss of one batch."""
         batch, soft_targets = self._augment(batch)
         outputs, features = self(batch)
-        terms, total = self._head_losses(outputs, batch, soft_targets)
-        for name, value in {**self.adapter.auxiliary_losses(batch, features), **self._paired_losses(batch)}.items():
+        auxiliary = self.adapter.auxiliary_losses(batch, features)
+        if batch.sources is None:
+            terms, total = self._head_losses(outputs, batch, soft_targets)
+        else:
+            known, known_auxiliary = self._known_features(batch.sources)
+            for subject in batch.signals:
+                auxiliary |= self.adapter.adaptation_losses(known, subject)
+            if self.adapter.known_in_losses:
+                n, n_known = len(batch), len(batch.sources)
+                outputs, batch = self._joined(outputs, batch, known)
+                if soft_targets is not None:  # only the new subject's trials are mixed
+                    soft_targets = torch.block_diag(soft_targets, torch.eye(n_known, device=self.device))
+                auxiliary |= {name: (n * auxiliary[name] + n_known * value) / (n + n_known)
+                              for name, value in known_auxiliary.items() if name in auxiliary}
+            terms, total = self._head_losses(outputs, batch, soft_targets)
+        for name, value in auxiliary.items():
             terms[f"adapter/{name}"] = value
             total = total + value
         synthetic, more = self._synthetic_losses(batch, features, soft_targets)
@@ -171,16 +185,27 @@ class DeepModule(LightningModule):
         self._note("train", {**terms, "loss": total}, len(batch))
         return total
 
-    def _paired_losses(self, batch: BrainBatch) -> dict[str, Tensor]:
-        """Return the adapter's losses on trials of known subjects, where a batch brings some."""
-        losses: dict[str, Tensor] = {}
+    def _known_features(self, batch: BrainBatch) -> tuple[dict[str, Features], dict[str, Tensor]]:
+        """Return what the adapter of the trained decoder makes of a known subject's trials, and its losses there."""
+        features, losses = {}, {}
         for adapter in self.known_adapters:
             adapter.to(self.device)
             with torch.no_grad():
-                known = {subject: adapter(x, subject) for subject, x in batch.sources.items()}
-            for subject in batch.signals:
-                losses |= self.adapter.adaptation_losses(known, subject)
-        return losses
+                features = {subject: adapter(x, subject) for subject, x in batch.signals.items()}
+                losses = adapter.auxiliary_losses(batch, features)
+        return features, losses
+
+    def _joined(self, outputs: dict[str, Tensor], batch: BrainBatch, known: Mapping[str, Features]
+                ) -> tuple[dict[str, Tensor], BrainBatch]:
+        """Return what was decoded, and stimuli and targets, with those of the known subject's trials behind."""
+        assert batch.sources is not None
+        (subject, features), = known.items()
+        order = torch.argsort(batch.sources.rows[subject])
+        decoded = self._decode(Features(features.grid[order],
+                                        None if features.tokens is None else features.tokens[order]))
+        return ({name: torch.cat([value, decoded[name]]) for name, value in outputs.items()}, dataclasses.replace(
+            batch, stimulus_ids=batch.stimulus_ids + batch.sources.stimulus_ids,
+            targets={space: torch.cat([x, batch.sources.targets[space]]) for space, x in batch.targets.items()}))
 
     def validation_step(self, batch: BrainBatch, batch_idx: int) -> None:
         """Add one chunk of averaged trials to the validation numbers; after the last, what compares all of them."""

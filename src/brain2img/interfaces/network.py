@@ -46,6 +46,8 @@ class SubjectAdapter(Part, nn.Module):
     grid: Grid
     synthetic: float = 0.0
     """Weight of the heads' losses on `synthetic_trials`."""
+    known_in_losses: bool = False
+    """Whether trials of known subjects stand among those of a new one in all losses when it is adapted to."""
     average_after: bool = False
     """Whether repetitions are averaged after `once`, trial by trial, and not before it."""
     has_fixed_part: bool = False

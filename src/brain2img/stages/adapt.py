@@ -182,6 +182,8 @@ def _paired(data: BrainData, run: FoldRun, decoder: DeepDecoder, plan: Adaptatio
     if not names:
         return data
     everyone = run.data()
+    if not decoder.module.adapter.known_in_losses:
+        everyone.targets = {}  # they are not decoded
     beside(decoder, cast(DeepDecoder, run.decoder(everyone)), frozen=plan.settings["frozen"])
     everyone.trials = everyone.trials[everyone.trials["subject"].isin(names)]
     return PairedData(data, sources=everyone)
