@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from brain2img.losses import MMD, MSE, Cosine, InfoNCE, SoftCLIP
+from brain2img.losses import L1, MMD, MSE, Cosine, InfoNCE, SoftCLIP
 
 
 @pytest.fixture
@@ -130,6 +130,15 @@ def test_the_target_of_a_mixture_is_the_mixture_of_targets(pair, loss):
     soft_targets = torch.softmax(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)), dim=1)
     mixed = torch.einsum("ij,jkl->ikl", soft_targets, target)
     torch.testing.assert_close(loss(predicted, target, soft_targets=soft_targets), loss(predicted, mixed))
+
+
+def test_the_latents_of_mindeye2_are_compared_before_mixing(pair):
+    predicted, target = pair
+    n = len(target)
+    soft_targets = 0.7 * torch.eye(n) + 0.3 * torch.eye(n).roll(1, 0)
+    plain = F.l1_loss(predicted.flatten(1), target.flatten(1))
+    torch.testing.assert_close(L1(mixed=False)(predicted, target, soft_targets=soft_targets), plain)
+    assert (L1()(predicted, target, soft_targets=soft_targets) - plain).abs() > 1e-4
 
 
 @pytest.mark.parametrize("loss", [InfoNCE(), InfoNCE(normalise="legacy_atm"), SoftCLIP(), MSE(), Cosine()])

@@ -275,12 +275,25 @@ class Cosine(Loss):
 
 
 class L1(Loss):
-    """Mean absolute error over all values; of VAE latents, MindEye weighs it with 1 / 0.18215 (MindEye2: 0.5)."""
+    """Mean absolute error over all values; of VAE latents, MindEye weighs it with 1 / 0.18215 (MindEye2: 0.5).
+
+    Parameters
+    ----------
+    weight
+        See `Loss`.
+    mixed
+        Whether the target of a mixed trial (MixCo) is the mixture of its targets, or that of the trial itself
+        (MindEye2, whose error is taken before the latents are mixed).
+    """
+
+    def __init__(self, *, weight: float = 1.0, mixed: bool = True) -> None:
+        super().__init__(weight=weight)
+        self.mixed = mixed
 
     def forward(self, predicted: Tensor, target: Tensor, *, soft_targets: Tensor | None = None,
                 same: Tensor | None = None) -> Tensor:
-        """See `Loss.forward`; the target of a mixed trial is the mixture of its targets."""
-        return F.l1_loss(predicted.flatten(1).float(), _mixed(target, soft_targets))
+        """See `Loss.forward`."""
+        return F.l1_loss(predicted.flatten(1).float(), _mixed(target, soft_targets if self.mixed else None))
 
 
 class MMD(Loss):

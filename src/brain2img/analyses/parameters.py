@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from brain2img.analyses.counting import Counts, count, embeddings_of, signals_of
+from brain2img.analyses.deviations import deviations_of
 from brain2img.stages.build import plain
 from brain2img.stages.workspace import training_config
 
@@ -121,13 +122,14 @@ def compare(cfg: DictConfig, *, name: str) -> Compared:
     Raises
     ------
     ValueError
-        If the experiment states no such facts.
+        If the experiment states no such facts, or a deviation in another form.
     """
     published = plain(cfg.get("published")) or {}
     lacking = [key for key in NEEDED if key not in published]
     if lacking:
         raise ValueError(f"experiment {name!r}: expected `published` with {', '.join(NEEDED)}, got none of "
                          f"{', '.join(lacking)}. State them in its YAML, or leave it out of models=[...].")
+    deviations_of(published, name=name)
     signals = signals_of(published)
     counts = count(training_config(cfg), signals=signals, embeddings=embeddings_of(published), seed=cfg.seed)
     return Compared(name, published, counts, tuple(signals))

@@ -217,6 +217,16 @@ brain2img parameters models=[published/mindbridge_subj01] encoder.n_blocks=2
 Nothing is trained or downloaded, and no memory is used: the models are built on the meta device. Ends with exit code 1
 where live and dead parameters do not add up to the published total and the experiment states no reason.
 """),
+    Command("deviations", ANALYSES, "analyses.deviations.deviations", root="parameters", completed="models", help="""\
+What deviates from the publications, why, and which setting takes it back; written into the pages of the systems.
+
+brain2img deviations
+brain2img deviations models=[published/atm_s_sub08]
+brain2img deviations pages=docs/systems
+
+The experiments state them, in published.deviations. A page takes its table between the lines <!-- deviations --> and
+<!-- end of deviations -->.
+"""),
     Command("legacy_last_epochs_mean", ANALYSES, "analyses.legacy_last_epochs_mean.legacy_last_epochs_mean", help="""\
 Mean test accuracy over the last epochs, as in ATM's old tables; to compare with those alone, not for new results.
 
