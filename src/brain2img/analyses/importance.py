@@ -84,9 +84,9 @@ def importance(cfg: DictConfig) -> Path:
                          f"{sorted(set(data.trials['split']))}; prefer one that was not trained on.")
     voxels, regions = [], []
     for subject, spec in data.specs.items():
-        mine = items[items["subject"] == subject].reset_index(drop=True)
-        log.info("importance of %d voxels of %s, %d stimuli", spec.n_channels, subject, len(mine))
-        shares = contributions(decoder, data, mine, subject=subject, space=space, method=settings["method"],
+        of_subject = items[items["subject"] == subject].reset_index(drop=True)
+        log.info("importance of %d voxels of %s, %d stimuli", spec.n_channels, subject, len(of_subject))
+        shares = contributions(decoder, data, of_subject, subject=subject, space=space, method=settings["method"],
                                block=settings["block"], batch_size=cfg.batch_size)
         table = _of_voxels(spec, shares)
         voxels.append(table)

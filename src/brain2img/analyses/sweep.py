@@ -73,14 +73,14 @@ def sweep(cfg: DictConfig) -> Path:
 def _train(cfg: DictConfig, amount: int | str | None, draw: int, *, name: str) -> tuple[list[FoldRun], list[FoldRun]]:
     """Train the adapted and the dedicated model of one amount; returns their folds."""
     root, word = outputs(cfg), f"{'all' if amount is None else amount}_draw-{draw}"
-    mine = cfg.copy()
-    with open_dict(mine):
-        mine.trials, mine.draw, mine.name = amount, draw, f"{name}/{ADAPTED}_{word}"
-    adapted = adapt(mine)
+    settings_of_fold = cfg.copy()
+    with open_dict(settings_of_fold):
+        settings_of_fold.trials, settings_of_fold.draw, settings_of_fold.name = amount, draw, f"{name}/{ADAPTED}_{word}"
+    adapted = adapt(settings_of_fold)
     alone = folder_of(cfg, "train", name, f"{DEDICATED}_{word}")
     base = runs_without(cfg.subject, fold_runs(cfg))
     for run in base:
-        plan, manifest = Adaptation.of(mine, run), run.manifest
+        plan, manifest = Adaptation.of(settings_of_fold, run), run.manifest
         n = read_manifest(adapted / run.folder.name)["adapted"]["trials"]["n"]
         trainer = in_steps({**plan.config["trainer"], **plain(cfg.dedicated)}, n_trials=n, steps=cfg.steps)
         train_fold(alone / run.folder.name, config={**plan.config, "trainer": trainer}, prepared=plan.prepared,

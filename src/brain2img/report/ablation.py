@@ -54,16 +54,16 @@ def lines(table: pd.DataFrame) -> list[list[str]]:
     """Return the cells of every row, in the columns of `HEAD`."""
     found = []
     for row in table["row"].drop_duplicates():
-        mine = table[table["row"] == row].set_index(["split", "metric"])
-        cells = [str(mine["label"].iloc[0]), str(mine["n_seeds"].iloc[0])]
+        of_row = table[table["row"] == row].set_index(["split", "metric"])
+        cells = [str(of_row["label"].iloc[0]), str(of_row["n_seeds"].iloc[0])]
         for split in ("val", "test"):
-            line = mine.loc[(split, "top1")]
+            line = of_row.loc[(split, "top1")]
             spread = f" ± {100 * line['seed_sd']:.1f}" if np.isfinite(line["seed_sd"]) else ""
             cells.append(with_interval(line, TOP1).replace(" [", f"{spread} [", 1))
             same = row == table["row"].iloc[0]
             cells.append("" if same else with_interval(line, TOP1, key="difference", sign=True, ends=(
                 "difference_low", "difference_high")))
-        found.append([*cells, number(mine.loc[("test", "top5")]["value"], TOP1)])
+        found.append([*cells, number(of_row.loc[("test", "top5")]["value"], TOP1)])
     return found
 
 
@@ -86,10 +86,10 @@ def figure(table: pd.DataFrame, *, ceiling: float | None) -> Figure:
     drawn = new_figure(7.2, 0.9 + 0.34 * len(rows))
     ax = drawn.add_subplot()
     for shift, (split, colour) in enumerate((("val", PALETTE[3]), ("test", PALETTE[0]))):
-        mine = table[table["split"] == split].set_index("row").loc[rows]
+        of_split = table[table["split"] == split].set_index("row").loc[rows]
         y = np.arange(len(rows)) + 0.24 * (shift - 0.5)
-        x = 100 * mine["value"].to_numpy()
-        around = np.abs(100 * mine[["low", "high"]].to_numpy().T - x)
+        x = 100 * of_split["value"].to_numpy()
+        around = np.abs(100 * of_split[["low", "high"]].to_numpy().T - x)
         ax.errorbar(x, y, xerr=around, fmt="o", ms=4, lw=1.4, color=colour,
                     label={"val": "validation", "test": "test"}[split])
         ax.axvline(x[0], color=colour, lw=0.8, ls=":")

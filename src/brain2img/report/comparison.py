@@ -157,13 +157,13 @@ def _value(record: Mapping[str, Any] | None) -> float:
 def _pictures(results: Results, member: Member) -> dict[str, Any]:
     """Return two-way and PixCorr of the pictures by the member's first reconstructor that has such scores."""
     table = results.records
-    mine = table[(table["study"] == member.study) & (table["decoder"] == member.decoder) & (table["of"] == IMAGES)
+    of_member = table[(table["study"] == member.study) & (table["decoder"] == member.decoder) & (table["of"] == IMAGES)
                  & (table["condition"] == "decoded") & ~table["circular"] & ~table["transductive"]
                  & table["direction"].isin(["", "image_from_brain"])]
-    first = next((g for g in dict.fromkeys(mine["generator"]) if g in member.generators("reconstructions")), None)
+    first = next((g for g in dict.fromkeys(of_member["generator"]) if g in member.generators("reconstructions")), None)
     found: dict[str, Any] = {"generator": first or ""}
     for metric in PICTURES:
-        lines = mine[(mine["generator"] == first) & (mine["metric"] == metric)]
+        lines = of_member[(of_member["generator"] == first) & (of_member["metric"] == metric)]
         column = None if lines.empty else Column.of_line(lines.iloc[0])
         record = None if column is None else results.record(member.study, member.decoder, column=column,
                                                             generator=first)

@@ -230,16 +230,17 @@ def _curves(results: Results, table: pd.DataFrame, *, x: str, marker: str = ""
         figure = new_figure(8.2, 3.2)
         ax = figure.add_subplot()
         for decoder in dict.fromkeys(rows["decoder"]):
-            mine = rows[rows["decoder"] == decoder]
-            subjects = [s for s in dict.fromkeys(mine["subject"]) if s != MEAN]
-            mean = mine[mine["subject"] == (MEAN if (mine["subject"] == MEAN).any() or not subjects else subjects[0])]
+            of_decoder = rows[rows["decoder"] == decoder]
+            subjects = [s for s in dict.fromkeys(of_decoder["subject"]) if s != MEAN]
+            shown = MEAN if (of_decoder["subject"] == MEAN).any() or not subjects else subjects[0]
+            mean = of_decoder[of_decoder["subject"] == shown]
             colour = palette.get(str(decoder), GREY)
             for subject in subjects if len(subjects) > 1 else []:
-                one = mine[mine["subject"] == subject].sort_values(x)
+                one = of_decoder[of_decoder["subject"] == subject].sort_values(x)
                 ax.plot(one[x], scale * one["value"], color=colour, lw=0.8, alpha=0.4)
-            if not (mine["subject"] == MEAN).any() and len(subjects) > 1:
+            if not (of_decoder["subject"] == MEAN).any() and len(subjects) > 1:
                 # an interval of the mean cannot be had from those of the subjects, who share their stimuli
-                mean = mine.groupby(x, as_index=False)["value"].mean()
+                mean = of_decoder.groupby(x, as_index=False)["value"].mean()
             _band(ax, mean, x=x, colour=colour, scale=scale, label=decoder_label(str(decoder)), marker=marker)
         chance = rows["chance"].dropna() if "chance" in rows else pd.Series(dtype=float)
         if len(chance):

@@ -114,20 +114,20 @@ def _retrieve(member: Member, space: str) -> pd.DataFrame | None:
     rows = decoded.rows.copy()
     rows["rank"], rows["similarity"], rows["retrieved"], rows["gallery"] = np.nan, np.nan, "", 0
     for subject in dict.fromkeys(rows["subject"]):
-        mine = np.flatnonzero(rows["subject"] == subject)
+        of_subject = np.flatnonzero(rows["subject"] == subject)
         theirs = np.flatnonzero(true.rows["subject"] == subject)
         ids = true.rows["stimulus_id"].to_numpy()[theirs]
         ids, first = np.unique(ids, return_index=True)
-        truth = pd.Index(ids).get_indexer(rows["stimulus_id"].to_numpy()[mine])
+        truth = pd.Index(ids).get_indexer(rows["stimulus_id"].to_numpy()[of_subject])
         if (truth < 0).any() or len(ids) < 2:
             log.warning("report: the true embeddings of %s lack stimuli of subject %s; retrieval is left out of the "
                         "grid", member.decoder, subject)
             return None
         rank, retrieved, closeness = ranks(
-            decoded.embeddings(space, mine), true.embeddings(space, theirs[first]), truth=truth)
+            decoded.embeddings(space, of_subject), true.embeddings(space, theirs[first]), truth=truth)
         columns = [rows.columns.get_loc(c) for c in ("rank", "similarity", "retrieved", "gallery")]
         for column, values in zip(columns, (rank, closeness, ids[retrieved], len(ids)), strict=True):
-            rows.iloc[mine, column] = values
+            rows.iloc[of_subject, column] = values
     return rows
 
 

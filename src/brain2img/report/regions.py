@@ -103,9 +103,9 @@ def regions_figures(results: Results) -> list[Picture]:
     pictures = []
     for study in results.studies:
         table = results.regions[results.regions["study"] == study]
-        for decoder, mine in table.groupby("decoder", sort=False):
+        for decoder, of_decoder in table.groupby("decoder", sort=False):
             member = next((m for m in results.members_of(study) if m.decoder == decoder), results.main(study))
-            pictures.append(regions_figure(mine, headline=member.headline, study=f"{study}, {decoder}"))
+            pictures.append(regions_figure(of_decoder, headline=member.headline, study=f"{study}, {decoder}"))
     return pictures
 
 

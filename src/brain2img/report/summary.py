@@ -69,17 +69,18 @@ def _headline_table(records: pd.DataFrame, members: Mapping[str, list[Mapping[st
         table.add_column(control, justify="right", no_wrap=True, style="dim", header_style="dim")
     for study, found in members.items():
         head = found[0].get("headline") or {}
-        mine = _headline_records(records[records["study"] == study], head)
+        of_study = _headline_records(records[records["study"] == study], head)
         decoders = list(dict.fromkeys(m["decoder"] for m in found))
-        if (mine["decoder"] == CEILING).any():
+        if (of_study["decoder"] == CEILING).any():
             decoders.append(CEILING)
-        meaning = Meaning.of(mine.iloc[0]) if len(mine) else Meaning(str(head.get("metric") or ""))
-        gallery = int(mine.loc[mine["decoder"] != CEILING, "gallery"].max()) if len(mine) else 0
+        meaning = Meaning.of(of_study.iloc[0]) if len(of_study) else Meaning(str(head.get("metric") or ""))
+        gallery = int(of_study.loc[of_study["decoder"] != CEILING, "gallery"].max()) if len(of_study) else 0
         # study and score share a column: eighty characters are all there is
         names = [study, f"[dim]{head_of(meaning)}"
                  f"{f' of {gallery}' if gallery > 1 else ''}[/dim]"]
         for i in range(max(len(decoders), len(names))):
-            line = _line(mine[mine["decoder"] == decoders[i]], decoders[i], meaning) if i < len(decoders) else []
+            line = (_line(of_study[of_study["decoder"] == decoders[i]], decoders[i], meaning)
+                    if i < len(decoders) else [])
             table.add_row(names[i] if i < len(names) else "", *line)
         table.add_section()
     return table

@@ -88,12 +88,12 @@ def importance_figures(results: Results) -> list[Picture]:
         for member in results.members_of(study):
             if member.importance is None or member.prepared is None:
                 continue
-            for subject, mine in list(member.importance.groupby("subject", sort=False))[:MAX_SUBJECTS]:
+            for subject, of_subject in list(member.importance.groupby("subject", sort=False))[:MAX_SUBJECTS]:
                 # the run may have read some of the prepared voxels only
                 spec = dataclasses.replace(
-                    member.prepared.specs[str(subject)], n_channels=len(mine), ijk=mine[["i", "j", "k"]].to_numpy(),
-                    rois=(), noise_ceiling=None)
-                pictures.append(importance_figure(mine["importance"].to_numpy(), spec,
+                    member.prepared.specs[str(subject)], n_channels=len(of_subject),
+                    ijk=of_subject[["i", "j", "k"]].to_numpy(), rois=(), noise_ceiling=None)
+                pictures.append(importance_figure(of_subject["importance"].to_numpy(), spec,
                                                   study=f"{study}, {decoder_label(member.decoder)}"))
     return pictures
 

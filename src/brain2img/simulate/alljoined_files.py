@@ -161,13 +161,13 @@ def whitened(study: PreparedStudy, subject: str) -> np.ndarray:
     signals = signals_of(study, subject, np.arange(len(trials)))
     out = np.empty((len(trials), len(CHANNELS), _KEPT))
     for session in trials["session"].unique():
-        mine = (trials["session"] == session).to_numpy()
-        train = signals[mine & (trials["split"] != "test").to_numpy()]
+        of_session = (trials["session"] == session).to_numpy()
+        train = signals[of_session & (trials["split"] != "test").to_numpy()]
         centred = train - train.mean(axis=-1, keepdims=True)
         covariance = np.einsum("nct,ndt->cd", centred, centred) / (len(train) * signals.shape[-1])
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 1e-3 * values[-1])
-        out[mine] = (vectors / np.sqrt(values)) @ vectors.T @ signals[mine][..., _BEFORE:]
+        out[of_session] = (vectors / np.sqrt(values)) @ vectors.T @ signals[of_session][..., _BEFORE:]
     return out
 
 

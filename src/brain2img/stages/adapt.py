@@ -105,8 +105,8 @@ class Adaptation:
             raise ValueError(f"mode: expected one of {MODES}, got {cfg.mode!r}. Choose one of these.")
         prepared = target_study(cfg, run)
         subject = check_new(cfg.subject, prepared, run)
-        mine = prepared.trials[prepared.trials["subject"] == subject]
-        n_trials = limit_of(plain(cfg.trials), mine, what=f"study {prepared.name}, subject {subject!r}")
+        subject_trials = prepared.trials[prepared.trials["subject"] == subject]
+        n_trials = limit_of(plain(cfg.trials), subject_trials, what=f"study {prepared.name}, subject {subject!r}")
         config["data"] = {**config["data"], "subjects": [subject]}
         kind = config["split"]["kind"]
         config["split"] = {**config["split"], "kind": "study" if kind in OVER_SUBJECTS else kind,

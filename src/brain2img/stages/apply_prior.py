@@ -140,10 +140,10 @@ def _sample(folder: StageFolder, predictions: Predictions, manifest: dict[str, A
     # the same parts after a restart, since rounding may depend on what is sampled together
     parts = [part for part in chunks(len(rows), cfg.batch_size) if part[-1] >= writer.done]
     for part in progress(parts, description="apply prior"):
-        mine = rows.iloc[part]
+        part_rows = rows.iloc[part]
         out = {space: predictions.embeddings(space, np.array(part)) for space in spaces}
-        keys = mine["subject"] if per_subject else pd.Series("", index=mine.index)
-        for (run, subject), group in mine.groupby(["run", keys.rename("of")]):
+        keys = part_rows["subject"] if per_subject else pd.Series("", index=part_rows.index)
+        for (run, subject), group in part_rows.groupby(["run", keys.rename("of")]):
             local = group.index.to_numpy() - part[0]
             for space in spaces:
                 key = space, int(run), str(subject) if per_subject else None

@@ -101,11 +101,12 @@ def _complete(known: dict[str, str], store: Path, predictions: Predictions, capt
     keys = pd.Series(index=runs.index, dtype=object)
     for fold in sorted(set(runs)):
         fitted = fold_run(cfg, predictions, fold) if captioner.fits else None
-        mine = np.flatnonzero(runs == fold)
-        keys.iloc[mine] = row_keys(predictions, mine, captioner.needs, fitted=fitted.manifest.id if fitted else "")
-        new = keys.iloc[mine].drop_duplicates()
+        of_fold = np.flatnonzero(runs == fold)
+        keys.iloc[of_fold] = row_keys(predictions, of_fold, captioner.needs,
+                                      fitted=fitted.manifest.id if fitted else "")
+        new = keys.iloc[of_fold].drop_duplicates()
         new = new[[k not in known for k in new]]
-        log.info("caption %s: %d captions, %d of them new", what, len(mine), len(new))
+        log.info("caption %s: %d captions, %d of them new", what, len(of_fold), len(new))
         if fitted and len(new):
             _fit(captioner, fitted)
         for part in progress(chunks(len(new), cfg.batch_size), description="caption"):

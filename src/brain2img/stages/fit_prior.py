@@ -111,11 +111,11 @@ def _joint_priors(run: FoldRun, cfg: DictConfig) -> dict[str, Prior]:
 
 
 def _groups(rows: pd.DataFrame, run: int, *, per_subject: bool) -> Iterator[tuple[str | None, np.ndarray]]:
-    mine = rows[rows["run"] == run]
+    of_run = rows[rows["run"] == run]
     if not per_subject:
-        yield None, mine.index.to_numpy()
+        yield None, of_run.index.to_numpy()
         return
-    for subject, group in mine.groupby("subject", sort=False):
+    for subject, group in of_run.groupby("subject", sort=False):
         yield str(subject), group.index.to_numpy()
 
 

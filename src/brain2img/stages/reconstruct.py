@@ -102,13 +102,13 @@ def _images(folder: StageFolder, predictions: Predictions, reconstructor: Recons
     pictures = pd.Series(index=rows.index, dtype=object)
     for fold in sorted(set(rows["run"])):
         fitted = fold_run(cfg, predictions, fold) if reconstructor.fits else None
-        mine = rows.index[rows["run"] == fold].to_numpy()
-        pictures[mine] = [store / f"{key}.png" for key in row_keys(
-            predictions, mine, reconstructor.needs, fitted=fitted.manifest.id if fitted else "")]
-        new = pictures[mine].drop_duplicates()
+        of_fold = rows.index[rows["run"] == fold].to_numpy()
+        pictures[of_fold] = [store / f"{key}.png" for key in row_keys(
+            predictions, of_fold, reconstructor.needs, fitted=fitted.manifest.id if fitted else "")]
+        new = pictures[of_fold].drop_duplicates()
         new = new[[not (is_whole_png(path) and path.stat().st_mtime >= begun) for path in new]]
         log.info("reconstruct %s %s: %d pictures, %d of them new", folder.path.parent.name, folder.path.name,
-                 len(mine), len(new))
+                 len(of_fold), len(new))
         if fitted and len(new):
             _fit(reconstructor, fitted)
         for part in progress(chunks(len(new), cfg.reconstruct.batch_size), description="reconstruct"):

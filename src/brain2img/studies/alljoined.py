@@ -256,9 +256,9 @@ class Alljoined(Study):
         trials = design[~dropped].copy()
         times = {}
         for part, file in PARTS.items():
-            mine = trials["part"] == part
-            times[part] = check_flat(inside(folder, file), n=int(mine.sum()), table=path)
-            trials.loc[mine, "sample"] = np.arange(mine.sum())
+            of_part = trials["part"] == part
+            times[part] = check_flat(inside(folder, file), n=int(of_part.sum()), table=path)
+            trials.loc[of_part, "sample"] = np.arange(of_part.sum())
         first, second = times.values()
         if not np.allclose(first, second, atol=1e-6):
             raise ValueError(f"{folder}: expected the same times in both files, got "

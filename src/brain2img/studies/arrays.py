@@ -186,8 +186,8 @@ class Arrays(Study):
                 continue
             spec, channels = self._spec(subject, source, _Moments.of(source, factor=UNITS[self.units][1]))
             log.info("%s: %d trials, %d channels, %d samples", subject, len(source.rows), spec.n_channels, spec.n_times)
-            mine = source.trials.drop(columns="row", errors="ignore").assign(split=split)  # by their index
-            writer.add_subject(spec, trials=mine,
+            split_trials = source.trials.drop(columns="row", errors="ignore").assign(split=split)  # by their index
+            writer.add_subject(spec, trials=split_trials,
                                signals=source.file.blocks(source.rows, channels, factor=UNITS[self.units][1]))
             notes += source.notes
         for note in notes:

@@ -109,8 +109,8 @@ class Design:
         if shown != len(self.order) or not np.isin(self.order, np.arange(self.images.shape[1])).all():
             raise ValueError(f"{path}: expected a picture of {self.images.shape[1]} for each of {shown} shown by "
                              f"stimpattern, got {len(self.order)} in masterordering, or others. Fetch NSD's own file.")
-        for subject, mine in enumerate(self.images, start=1):
-            if not np.array_equal(np.sort(mine[:len(self.shared)]), self.shared):
+        for subject, seen in enumerate(self.images, start=1):
+            if not np.array_equal(np.sort(seen[:len(self.shared)]), self.shared):
                 raise ValueError(f"{path}: expected the pictures of sharedix at the head of every subject's subjectim, "
                                  f"got others for {subject_name(subject)}. Fetch NSD's own file.")
         if (len(self.order), self.images.shape[1]) != (30000, 10000):

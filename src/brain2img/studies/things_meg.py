@@ -240,12 +240,12 @@ class ThingsMEG(Study):
                                       tmax=round(TMAX * RAW_SFREQ), path=events_path, recording=path)
             reasons = good_events(recording, samples, tmin=TMIN, tmax=TMAX, policy=self.quality.bad_spans,
                                   what=str(path))
-            mine = _bads(recording, path=path)
-            if mine and self.quality.bad_channels == "refuse":
-                raise ValueError(f"{path}: expected no channel marked as bad, got {', '.join(mine)}. Set "
+            recording_bads = _bads(recording, path=path)
+            if recording_bads and self.quality.bad_channels == "refuse":
+                raise ValueError(f"{path}: expected no channel marked as bad, got {', '.join(recording_bads)}. Set "
                                  "study.quality.bad_channels=interpolate, drop or keep.")
-            if mine:
-                bads.setdefault(f"session {session}", []).extend(mine)
+            if recording_bads:
+                bads.setdefault(f"session {session}", []).extend(recording_bads)
             grades.setdefault(recording.compensation_grade, path)
             if len(grades) > 1:
                 (grade, first), (other, _) = grades.items()
