@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from brain2img.report.sentences import main_result, warnings_of, what_was_run
 from brain2img.report.style import colours, decoder_label, modality_label
 from brain2img.report.tables import difference_table, score_tables
 from brain2img.report.volumes import importance_figures
-
-log = logging.getLogger(__name__)
 
 
 def write_report(folder: Path) -> Path:
@@ -64,7 +61,6 @@ def write_report(folder: Path) -> Path:
         voxels=[*regions_figures(results), *importance_figures(results)], differences=difference_table(results),
         baseline=decoder_label(results.baseline), facts=_facts(results),
         colours=colours(results.decoders, baseline=results.baseline))
-    log.info("report: %s (%.1f MB)", path, path.stat().st_size / 1e6)
     return path
 
 

@@ -69,8 +69,9 @@ def evaluate(cfg: DictConfig) -> Path:
         if parts:
             write_table(folder.work / f"{curve}.parquet", pd.concat(parts, ignore_index=True))
     write_json(folder.work / "summary.json", summary)
-    write_report(folder.work)
+    size = write_report(folder.work).stat().st_size
     folder.finish()
+    log.info("report: %s (%.1f MB)", folder.path / "report.html", size / 1e6)
     return folder.path
 
 
